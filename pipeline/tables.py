@@ -1,0 +1,129 @@
+"""The schema of every table, and how ids are made.
+
+Every column carries its meaning, unit and source as Arrow field metadata; `describe` prints them, and the docs page on
+tables is made from it.
+"""
+
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+
+import pyarrow as pa
+
+from pipeline.signals.base import field
+
+
+class Outcome(StrEnum):
+    """What became of a record. Every record that is read ends as exactly one of these."""
+
+    KEPT = "kept"
+    DROPPED = "dropped"
+    ERROR = "error"
+
+
+TIMESTAMP = pa.timestamp("s", tz="UTC")
+
+RECORDS = pa.schema(
+    [
+        field("doc_id", pa.string(), "128-bit hash of record id, url, date and payload digest", "hex"),
+        field("source", pa.string(), "name of the source this record belongs to, such as web"),
+        field("dump", pa.string(), "crawl that the record comes from, such as CC-MAIN-2024-22; null when unknown"),
+        field("warc_file", pa.string(), "input file as it was named to the run"),
+        field("warc_offset", pa.int64(), "where the record (its gzip member) starts in the file", "bytes"),
+        field("warc_length", pa.int64(), "length of the record (its gzip member) in the file", "bytes"),
+        field("record_type", pa.string(), "WARC-Type, `arc` for ARC records, `damaged` for an unreadable stretch"),
+        field("record_id", pa.string(), "WARC-Record-ID; null in ARC files"),
+        field("url", pa.string(), "target URI, without the angle brackets of old wget"),
+        field("host", pa.string(), "host name in lower case, without port"),
+        field("domain", pa.string(), "registered domain under the bundled public suffix list"),
+        field("date", TIMESTAMP, "WARC-Date", "UTC"),
+        field("http_status", pa.int16(), "HTTP status code; null when the status line does not hold one"),
+        field("media_type", pa.string(), "media type from the HTTP header, lower case, without parameters"),
+        field("charset", pa.string(), "character encoding that the page was decoded with"),
+        field("digest", pa.string(), "SHA-1 of the payload as stored, in the notation of WARC-Payload-Digest"),
+        field("n_payload_bytes", pa.int64(), "length of the payload as stored", "bytes"),
+        field("flaws", pa.list_(pa.string()), "what was wrong with the record but could be lived with"),
+        field("outcome", pa.string(), "dropped or error where a gate or a failure decided; null while undecided"),
+        field("reason", pa.string(), "first rule or failure that decided, as `gates.http.status`"),
+        field("gate_hits", pa.list_(pa.string()), "every gate that the record broke"),
+        field("error", pa.string(), "the failure in words, for records with outcome error"),
+    ]
+)
+
+DOCUMENTS = pa.schema(
+    [
+        field("doc_id", pa.string(), "key into records", "hex"),
+        field("text", pa.string(), "text as extracted"),
+        field("title", pa.string(), "title of the page, where it has one"),
+        field("date_published", pa.string(), "main date that the page states, ISO 8601, where it states one"),
+        field("language", pa.string(), "most likely language", "ISO 639 code of lid.176", "lid.176.ftz"),
+        field("language_score", pa.float32(), "probability of that language", "0..1", "lid.176.ftz"),
+        field("script_share", pa.float32(), "share of letters in scripts that the language is written in", "0..1"),
+        field("engine", pa.string(), "extraction engine whose text was kept"),
+        field("engine_version", pa.string(), "version of that engine"),
+    ]
+)
+
+EDITS = pa.schema(
+    [
+        field("doc_id", pa.string(), "key into records", "hex"),
+        field("start", pa.int32(), "first character of the span", "characters of the extracted text"),
+        field("end", pa.int32(), "one past the last character of the span", "characters of the extracted text"),
+        field("replacement", pa.string(), "what stands there afterwards; empty for a cut"),
+        field("reason", pa.string(), "rule that asked for the edit"),
+    ]
+)
+
+INPUTS = pa.schema(
+    [
+        field("warc_file", pa.string(), "input file as it was named to the run"),
+        field("start", pa.int64(), "first byte of the split that this row accounts for", "bytes"),
+        field("n_read", pa.int64(), "records read: one row of the ledger each"),
+        field("n_damaged", pa.int64(), "of those, stretches that could not be read"),
+        field("n_bytes_lost", pa.int64(), "bytes in those stretches", "bytes"),
+        field("n_skipped", pa.int64(), "records that hold no page (request, metadata, warcinfo, revisit, …)"),
+        field("skipped_types", pa.map_(pa.string(), pa.int64()), "those by record type"),
+    ]
+)
+
+CURATED = pa.schema(
+    [
+        field("id", pa.string(), "doc_id", "hex"),
+        field("text", pa.string(), "text after edits"),
+        field("url", pa.string(), "address of the page"),
+        field("date", TIMESTAMP, "when it was crawled", "UTC"),
+        field("source", pa.string(), "name of the source"),
+        field("dump", pa.string(), "crawl; null when unknown"),
+        field("language", pa.string(), "most likely language", "ISO 639 code of lid.176"),
+        field("language_score", pa.float32(), "probability of that language", "0..1"),
+        field("quality", pa.float32(), "quality score; null until a recipe scores quality", "0..1"),
+        field("topic", pa.string(), "topic; null until a recipe asks for topics"),
+        field("cluster_size", pa.int32(), "pages in its near-duplicate cluster; null until a recipe deduplicates"),
+        field("n_words", pa.int32(), "white-space separated words of text"),
+        field("n_bytes", pa.int32(), "length of text in UTF-8", "bytes"),
+        field("warc_file", pa.string(), "input file that the page came from"),
+        field("warc_offset", pa.int64(), "where its record starts", "bytes"),
+        field("warc_length", pa.int64(), "length of its record", "bytes"),
+    ]
+)
+
+
+def document_id(record_id: str | None, url: str | None, date: datetime | None, digest: str | None) -> str:
+    """The 128-bit id (32 hex digits) of a record: a function of what it is, never of where or when it was read.
+
+    A record without id, url, date and digest (a damaged stretch) must be given something else that is its own as
+    `record_id`, such as its file name and offset.
+    """
+    parts = (record_id or "", url or "", date.isoformat() if date else "", digest or "")
+    return hashlib.blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def describe(schema: pa.Schema) -> list[tuple[str, str, str]]:
+    """Rows of (column, type, meaning with unit and source) for docs and reports."""
+    rows = []
+    for column in schema:
+        metadata = {k.decode(): v.decode() for k, v in (column.metadata or {}).items()}
+        extra = ", ".join(v for k in ("unit", "source") if (v := metadata.get(k)))
+        meaning = metadata.get("meaning", "") + (f" ({extra})" if extra else "")
+        rows.append((column.name, str(column.type), meaning))
+    return rows
