@@ -1,0 +1,56 @@
+# Two commands do everything: `make demo` and `make test`. Both set up what they need on a fresh machine.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test setup java lint types tests clean help
+
+help:
+	@echo "make demo   set up, then run the pipeline on the sample and show what it did"
+	@echo "make test   set up, then lint, type-check and test"
+	@echo "make clean  remove what the two made"
+
+demo: setup java
+	@rm -rf demo/out demo/gopher
+	$(BIN)/crawlmill sample demo/web
+	$(BIN)/crawlmill run --recipe default --input demo/web --output demo/out --tolerate 0.25
+	$(BIN)/crawlmill explain demo/out
+	$(BIN)/crawlmill redecide demo/out --recipe gopher --output demo/gopher
+
+test: setup java lint types tests
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet . || (echo "run: $(BIN)/ruff format ."; exit 1)
+
+types:
+	$(BIN)/mypy
+
+tests:
+	$(BIN)/python -m pytest
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		(echo "Crawlmill needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …"; exit 2)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[s3,http,test]'
+	@touch $@
+
+# Spark needs a JVM of 17 or newer. Installed with apt where that is allowed, else the user is told how.
+java:
+	@version=$$( ("$${JAVA_HOME:+$$JAVA_HOME/bin/}java" -version 2>&1 || true) | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1); \
+	if [ "$${version:-0}" -ge 17 ]; then exit 0; fi; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && apt-get install -y -qq openjdk-17-jre-headless; \
+	else \
+		echo "Crawlmill needs Java 17 or newer (found: $${version:-none}). Install it, for example:"; \
+		echo "  sudo apt-get install openjdk-17-jre-headless     (Debian, Ubuntu)"; \
+		echo "  brew install openjdk@17                          (macOS)"; \
+		echo "or set JAVA_HOME to one, and run the same command again."; exit 2; \
+	fi
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

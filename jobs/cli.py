@@ -1,0 +1,245 @@
+"""The command line: `crawlmill …`. Errors are one line that says what to do; `--debug` shows where they come from."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.errors import CrawlmillError, UsageError
+
+app = typer.Typer(
+    name="crawlmill",
+    help="From Common Crawl archives to curated training text. Start with: crawlmill sample demo/web",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+out = Console()
+err = Console(stderr=True)
+
+_RecipeOption = Annotated[str, typer.Option("--recipe", help="Name of a shipped recipe, or path of a .yaml file.")]
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    context.obj = {"debug": debug}
+
+
+@app.command(epilog="Example: crawlmill sample demo/web")
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where to write the archives and truth.jsonl.")],
+    pages: Annotated[int, typer.Option(help="How many pages, about.")] = 1600,
+    seed: Annotated[int, typer.Option(help="Another seed gives another web.")] = 0,
+) -> None:
+    """Write a small synthetic web as WARC files, with what should become of each page."""
+    from pipeline.sample import write_sample
+
+    try:
+        summary = write_sample(folder, seed=seed, pages=pages)
+    except OSError as error:
+        raise UsageError(f"cannot write the sample to {folder}: {error.strerror or error}") from error
+    out.print(f"wrote {escape(str(folder))}: {summary}", highlight=False)
+
+
+@app.command(epilog="Example: crawlmill run --recipe default --input 'demo/web/*.warc*' --output demo/out")
+def run(
+    input_: Annotated[
+        list[str], typer.Option("--input", help="File, glob, folder, https:// or s3:// address. May be repeated.")
+    ],
+    output: Annotated[str, typer.Option("--output", help="Run folder: a path or an s3:// address.")],
+    more: Annotated[list[str] | None, typer.Argument(help="More inputs.", show_default=False)] = None,
+    recipe: _RecipeOption = "default",
+    partitions: Annotated[
+        int | None, typer.Option(help="Spark tasks to use; the result does not depend on it.", min=1)
+    ] = None,
+    upto: Annotated[str, typer.Option(help="Last stage to run: extract, annotate or curate.")] = "curate",
+    master: Annotated[str | None, typer.Option(help="Spark master; local[*] if not given.")] = None,
+    tolerate: Annotated[
+        float | None,
+        typer.Option(help="Share of input files or bytes that may be unreadable, instead of the recipe's.", min=0, max=1),
+    ] = None,
+) -> None:
+    """Run the whole pipeline: archives in, curated shards and the ledger out.
+
+    Run the same command again to go on after an interruption.
+    """
+    from jobs import run as job
+    from jobs.progress import Bar
+    from pipeline.recipe import load_recipe
+
+    began = time.monotonic()
+    loaded = load_recipe(recipe)
+    if tolerate is not None:
+        loaded = loaded.model_copy(update={"inputs": loaded.inputs.model_copy(update={"tolerate": tolerate})})
+    problem: CrawlmillError | None = None
+    with Bar(err) as bar:
+        try:
+            done = job.run(
+                loaded, [*input_, *(more or [])], output,
+                partitions=partitions, upto=upto, master=master, progress=bar,
+            )
+        except CrawlmillError as error:
+            if error.exit_code != 3:
+                raise
+            problem = error
+    if problem is not None:
+        from jobs.runs import existing_run
+
+        try:
+            done = existing_run(output)
+        except UsageError:
+            raise problem from None
+    if upto == "curate":
+        _show_funnel(done)
+        rows = sum(s["tables"]["records"]["rows"] for s in done.manifests("extract"))
+        seconds = time.monotonic() - began
+        out.print(f"{rows:,} records in {seconds:.1f} s. Ask of any page: crawlmill explain {escape(output)} URL",
+                  highlight=False)
+    else:
+        out.print(f"{upto} done in {escape(output)}; run again without --upto to complete it", highlight=False)
+    if problem is not None:
+        raise problem
+
+
+@app.command(epilog="Example: crawlmill redecide demo/out --recipe gopher --output demo/gopher")
+def redecide(
+    source: Annotated[str, typer.Argument(help="An earlier run.")],
+    output: Annotated[str, typer.Option("--output", help="Folder for the new ledger and shards.")],
+    recipe: _RecipeOption = "default",
+) -> None:
+    """Decide an earlier run again under other thresholds, without extracting again."""
+    from jobs.curate import redecide as job
+    from pipeline.recipe import load_recipe
+
+    began = time.monotonic()
+    done = job(source, load_recipe(recipe), output)
+    _show_funnel(done)
+    out.print(f"decided in {time.monotonic() - began:.1f} s", highlight=False)
+
+
+@app.command(epilog="Example: crawlmill explain demo/out https://garden.example/articles/1")
+def explain(
+    folder: Annotated[str, typer.Argument(help="A finished run.")],
+    key: Annotated[
+        str | None, typer.Argument(help="URL, doc_id or FILE:OFFSET. Without it, one example of each outcome.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Show the text as extracted.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Say why a page was kept or dropped: where it lies, what was measured, every rule that it broke."""
+    from jobs.explain import example_keys, extracted_text, find
+    from jobs.explain import measures as measured
+    from jobs.runs import existing_run
+
+    opened = existing_run(folder)
+    keys = [key] if key is not None else list(example_keys(opened).values())
+    for wanted in keys:
+        rows = find(opened, wanted)
+        if not rows:
+            raise UsageError(f"no record of {wanted!r} in {folder}; give a URL, a doc_id, or FILE:OFFSET from the ledger")
+        for row in rows:
+            body = extracted_text(opened, row) if text else None
+            table = measured(row, opened.recipe)
+            if as_json:
+                out.print_json(json.dumps({**row, "measures": table, "text": body}, default=str))
+            else:
+                _show_record(row, table, body)
+
+
+def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | None) -> None:
+    colour = {"kept": "green", "dropped": "yellow", "error": "red"}[row["outcome"]]
+    out.rule(f"[{colour}]{row['outcome']}[/] {escape(row['url'] or '(no address)')}", align="left")
+    facts: list[tuple[str, Any]] = [
+        ("doc_id", row["doc_id"]),
+        ("file", row["warc_file"]),
+        ("offset, length", f"{row['warc_offset']:,}, {row['warc_length']:,} bytes"),
+        ("record", f"{row['record_type']}, {row['date'] or 'no date'}, id {row['record_id'] or 'none'}"),
+        ("response", f"status {row['http_status']}, {row['media_type']}, charset {row['charset']}"),
+        ("decided by", row["reason"] or "nothing: it broke no rule"),
+        ("every rule broken", ", ".join(row["rule_hits"]) or "none"),
+    ]
+    if row["error"]:
+        facts.append(("error", row["error"]))
+    if row["flaws"]:
+        facts.append(("flaws", ", ".join(row["flaws"])))
+    if row["n_chars"] is not None:
+        facts.append(("text", f"{row['n_chars']:,} characters by {row['engine']} {row['engine_version']}"))
+    if row["outcome"] == "kept":
+        facts.append(("written to", f"curated/shard-{row['shard']:05d}.parquet, row {row['row']}"))
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        out.print(f"{name:<{width}}  {escape(str(value))}", highlight=False)
+    if table:
+        grid = Table(box=None, pad_edge=False)
+        for column, justify in (("rule", "left"), ("least", "right"), ("measured", "right"), ("most", "right"), ("", "left")):
+            grid.add_column(column, justify=justify)  # type: ignore[arg-type]
+        for entry in table:
+            grid.add_row(
+                escape(entry["rule"]) + ("" if entry["rule"].endswith(entry["signal"]) else f" ({escape(entry['signal'])})"),
+                _number(entry["minimum"]), _number(entry["value"]), _number(entry["maximum"]),
+                "[red]broken[/]" if entry["broken"] else "",
+            )
+        out.print(grid)
+    if body is not None:
+        out.print(escape(body), highlight=False, soft_wrap=True)
+    out.print()
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _show_funnel(done: Any) -> None:
+    from jobs.curate import outcome_counts
+    from jobs.funnel import funnel
+
+    counts = outcome_counts(done)
+    read = sum(counts.values())
+    table = Table(box=None, pad_edge=False, title=f"recipe {done.recipe.name}", title_justify="left")
+    for column in ("reason", "records", "hits", "only this", "left"):
+        table.add_column(column, justify="left" if column == "reason" else "right")
+    table.add_row("read", "", "", "", f"{read:,}")
+    for step in funnel(done):
+        table.add_row(escape(step.name), f"{step.decided:,}", f"{step.hits:,}", f"{step.sole:,}", f"{step.left:,}")
+    out.print(table)
+    out.print(
+        f"read {read:,} = kept {counts['kept']:,} + dropped {counts['dropped']:,} + error {counts['error']:,}",
+        highlight=False,
+    )
+
+
+def main() -> None:
+    """Runs the command line and ends the process: 0 done, 1 our fault, 2 wrong usage or recipe, 3 input problems."""
+    debug = "--debug" in sys.argv
+    try:
+        app(standalone_mode=True)
+    except CrawlmillError as error:
+        if debug:
+            raise
+        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("stopped; run the same command again to go on")
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        err.print(f"[red]error:[/] {type(error).__name__}: {escape(first)} (this is our fault; --debug shows more)",
+                  highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

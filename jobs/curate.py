@@ -1,0 +1,209 @@
+"""Job: measures to the ledger and the curated shards. `spark-submit jobs/curate.py --help`.
+
+The only shuffle of a run: decided rows travel to the shard of their id, each with its text if it is kept.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.runs import Run, existing_run
+from jobs.session import Watch, watched
+from jobs.store import RunFolder
+from pipeline.annotation import Measurement
+from pipeline.curation import decide, decided_schema, settle, shard_count, shard_of
+from pipeline.errors import CrawlmillError, UsageError
+from pipeline.recipe import Recipe
+from pipeline.tables import Outcome
+
+STAGE = "curate"
+
+IN_PROCESS_BYTES = 500_000_000
+"""Up to so much extracted text a run is re-decided without Spark: starting a session would take longer than the work."""
+
+
+@dataclass(frozen=True)
+class _Curation:
+    """All that a task needs to know: where measures lie, where shards go, and how to decide."""
+
+    measures: str
+    output: str
+    recipe: Recipe
+    n_shards: int
+    schema: pa.Schema
+
+    def decided(self, part: str) -> pa.Table:
+        folder = RunFolder(self.measures)
+        tables = [folder.read_table(f"{name}/part-{part}.parquet") for name in ("records", "documents", "signals", "edits")]
+        return decide(*tables, self.recipe, self.n_shards).cast(self.schema)
+
+    def write(self, shard: int, rows: pa.Table) -> None:
+        ledger, curated = settle(rows.cast(self.schema))
+        folder = RunFolder(self.output)
+        name = f"shard-{shard:05d}"
+        written = {
+            "curated": folder.write_table(f"curated/{name}.parquet", curated),
+            "ledger": folder.write_table(f"ledger/{name}.parquet", ledger),
+        }
+        folder.write_json(f"_manifests/{STAGE}/{name}.json", {"part": name, "tables": written, **_tally(ledger, curated)})
+
+
+def _tally(ledger: pa.Table, curated: pa.Table) -> dict[str, Any]:
+    """Counts of one shard: outcomes, first reasons, every hit, and hits that alone decided."""
+    every = ledger.column("rule_hits").to_pylist()
+    families = [[hit.split(":", 1)[0] for hit in hits] for hits in every]
+    return {
+        "outcomes": dict(sorted(Counter(ledger.column("outcome").to_pylist()).items())),
+        "reasons": dict(sorted(Counter(r for r in ledger.column("reason").to_pylist() if r).items())),
+        "hits": dict(sorted(Counter(hit for hits in families for hit in set(hits)).items())),
+        "sole_hits": dict(sorted(Counter(hits[0] for hits in families if len(set(hits)) == 1).items())),
+        "words": sum(curated.column("n_words").to_pylist()),
+        "bytes": sum(curated.column("n_bytes").to_pylist()),
+    }
+
+
+def _decide_parts(curation: _Curation, wire: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for part in batch.column("part").to_pylist():
+            yield from curation.decided(part).cast(wire).to_batches(max_chunksize=2000)
+
+
+def _write_shards(curation: _Curation, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Rows arrive sorted by shard, so one shard at a time is held."""
+    current, held = None, []
+    for batch in batches:
+        shards = batch.column("shard").to_pylist()
+        at = 0
+        while at < len(shards):
+            end = at + shards[at:].count(shards[at])
+            if shards[at] != current:
+                if held:
+                    curation.write(current, pa.Table.from_batches(held))
+                current, held = shards[at], []
+            held.append(batch.slice(at, end - at))
+            at = end
+    if held:
+        curation.write(current, pa.Table.from_batches(held))
+    yield pa.record_batch([pa.array([], pa.int32())], ["shard"])
+
+
+def curate(spark: Any | None, run: Run, measures: Run | None = None, watch: Watch | None = None) -> None:
+    """Decides every record and writes the ledger and the curated shards; without a session, in this process.
+
+    `measures` is the run whose records, documents and signals are decided, by default `run` itself. Raises
+    CrawlmillError if the ledger does not hold exactly what was read.
+    """
+    source = measures or run
+    parts = [task.part for task in source.tasks]
+    extracted = source.manifests("extract")
+    n_shards = shard_count(sum(m["text_bytes"] for m in extracted), run.recipe)
+    if run.info["stages"].get(STAGE, {}).get("done"):
+        return
+    schema = decided_schema(pa.schema([pa.field("doc_id", pa.string()), *Measurement(run.recipe).schema]))
+    curation = _Curation(source.folder.path, run.folder.path, run.recipe, n_shards, schema)
+    if spark is None:
+        _in_process(curation, parts)
+    else:
+        _on_spark(spark, curation, parts, watch)
+    _write_empty_shards(curation, run)
+    _check_account(run, extracted)
+
+
+def _in_process(curation: _Curation, parts: list[str]) -> None:
+    rows = pa.concat_tables([curation.decided(part) for part in parts])
+    shards = pa.array(shard_of(rows.column("doc_id").to_pylist(), curation.n_shards))
+    for shard in range(curation.n_shards):
+        mine = rows.filter(pc.equal(shards, shard))
+        if mine.num_rows:
+            curation.write(shard, mine)
+
+
+def _on_spark(spark: Any, curation: _Curation, parts: list[str], watch: Watch | None) -> None:
+    from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+
+    columns = from_arrow_schema(curation.schema)
+    wire = to_arrow_schema(columns, timezone="UTC")
+    tasks = spark.sparkContext.parallelize([(p,) for p in parts], len(parts)).toDF("part string")
+    decided = tasks.mapInArrow(partial(_decide_parts, curation, wire), columns)
+    shards = decided.repartition(min(curation.n_shards, 100_000), "shard").sortWithinPartitions("shard")
+    written = shards.mapInArrow(partial(_write_shards, curation), "shard int")
+    watched(spark, STAGE, lambda: written.write.format("noop").mode("overwrite").save(), watch, len(parts))
+
+
+def _write_empty_shards(curation: _Curation, run: Run) -> None:
+    """Every shard number exists, so that readers can tell a complete output; shards of an earlier count are removed."""
+    names = {f"shard-{shard:05d}" for shard in range(curation.n_shards)}
+    for name in sorted(names - run.done(STAGE)):
+        curation.write(int(name.removeprefix("shard-")), curation.schema.empty_table())
+    for folder, suffix in (("curated", ".parquet"), ("ledger", ".parquet"), (f"_manifests/{STAGE}", ".json")):
+        for path in run.folder.list(folder, suffix):
+            if path.rsplit("/", 1)[-1].removesuffix(suffix) not in names:
+                run.folder.remove(path)
+
+
+def _check_account(run: Run, extracted: list[dict[str, Any]]) -> None:
+    read = sum(m["tables"]["records"]["rows"] for m in extracted)
+    outcomes = outcome_counts(run)
+    if read != sum(outcomes.values()):
+        raise CrawlmillError(f"the account does not balance: {read} records read, ledger holds {outcomes}")
+
+
+def outcome_counts(run: Run) -> dict[str, int]:
+    """Records by outcome over the whole run: kept, dropped, error."""
+    total: Counter[str] = Counter({o.value: 0 for o in Outcome})
+    for manifest in run.manifests(STAGE):
+        total.update(manifest["outcomes"])
+    return dict(total)
+
+
+def redecide(source: str, recipe: Recipe, output: str, watch: Watch | None = None) -> Run:
+    """Decides the records of an earlier run under other thresholds, into a folder of its own.
+
+    Raises UsageError if the recipe differs in more than what is decided late, or the earlier run is not measured.
+    """
+    earlier = existing_run(source)
+    # A run that was itself re-decided points at the one that holds the measures.
+    measures = existing_run(earlier.info.get("measures", source))
+    if not measures.info["stages"].get("annotate", {}).get("done"):
+        raise UsageError(f"{source} is not finished; run the same `crawlmill run` command again to complete it")
+    if measures.info["measuring_digest"] != recipe.measuring:
+        raise UsageError(
+            f"recipe {recipe.name!r} differs from the run's in gates on address or response, in extraction or in line "
+            "edits; that needs a new `crawlmill run`"
+        )
+    folder = RunFolder(output)
+    info = folder.read_json("run.json")
+    if info is None and not folder.is_empty():
+        raise UsageError(f"output {output} is not empty and holds no run; choose a new folder")
+    if info is not None and (info["recipe_digest"] != recipe.digest or info.get("measures") != measures.folder.path):
+        raise UsageError(f"output {output} holds another run; choose a new folder")
+    own = {
+        **measures.info,
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest,
+        "measures": measures.folder.path,
+        "stages": {},
+    }
+    run = Run(folder, recipe, info or own)
+    with folder.lock():
+        folder.sweep()
+        run.save()
+        if sum(m["text_bytes"] for m in measures.manifests("extract")) <= IN_PROCESS_BYTES:
+            curate(None, run, measures)
+        else:
+            from jobs.session import session
+
+            curate(session("redecide"), run, measures, watch)
+        run.record(STAGE, done=True)
+    return run
+
+
+if __name__ == "__main__":
+    from jobs.submit import main
+
+    main(STAGE)

@@ -1,0 +1,88 @@
+"""Why a record was kept or dropped: everything the ledger knows of it, beside the bounds of the recipe."""
+
+from typing import Any
+
+import pyarrow.compute as pc
+
+from jobs.runs import Run
+from jobs.store import RunFolder
+from pipeline.errors import UsageError
+from pipeline.recipe import Recipe
+from pipeline.rules import bounds
+
+
+def find(run: Run, key: str) -> list[dict[str, Any]]:
+    """Ledger rows for a doc_id, a URL, or FILE:OFFSET (any ending of the file name will do); [] where there is none."""
+    if len(key) == 32 and all(c in "0123456789abcdef" for c in key):
+        condition = pc.field("doc_id") == key
+    elif (place := _place(key)) is not None:
+        condition = pc.ends_with(pc.field("warc_file"), place[0]) & (pc.field("warc_offset") == place[1])
+    else:
+        condition = pc.field("url") == key
+    rows = run.folder.scan("ledger", condition).sort_by([("warc_file", "ascending"), ("warc_offset", "ascending")])
+    return rows.to_pylist()
+
+
+def _place(key: str) -> tuple[str, int] | None:
+    file, _, offset = key.rpartition(":")
+    return (file, int(offset)) if file and offset.isdigit() and not file.endswith(("http", "https")) else None
+
+
+def example_keys(run: Run) -> dict[str, str]:
+    """One doc_id for each outcome that the run has, the smallest, to show what `explain` can say."""
+    keys = {}
+    for outcome in ("kept", "dropped", "error"):
+        rows = run.folder.scan("ledger", pc.field("outcome") == outcome, ["doc_id"])
+        if rows.num_rows:
+            keys[outcome] = pc.min(rows.column("doc_id")).as_py()
+    return keys
+
+
+def measures(row: dict[str, Any], recipe: Recipe) -> list[dict[str, Any]]:
+    """Each bound of the recipe beside what was measured: rule, signal, value, minimum, maximum, broken."""
+    if row["n_chars"] is None:
+        return []
+    gate = recipe.gates.language
+    least = gate.keep.get(row["language"] or "") if gate.keep else 0.0
+    table = [
+        {
+            "rule": "gates.language",
+            "signal": f"language_score of {row['language'] or 'unknown'}"
+            + ("" if least is not None else f" (kept: {', '.join(gate.keep)})"),
+            "value": row["language_score"],
+            "minimum": least,
+            "maximum": None,
+            "broken": "gates.language" in row["rule_hits"],
+        },
+        {
+            "rule": "gates.script",
+            "signal": "script_share",
+            "value": row["script_share"],
+            "minimum": gate.script,
+            "maximum": None,
+            "broken": "gates.script" in row["rule_hits"],
+        },
+    ]
+    for bound in bounds(recipe):
+        table.append(
+            {
+                "rule": bound.rule,
+                "signal": bound.signal,
+                "value": row[bound.signal],
+                "minimum": bound.minimum,
+                "maximum": bound.maximum,
+                "broken": bound.rule in row["rule_hits"],
+            }
+        )
+    return table
+
+
+def extracted_text(run: Run, row: dict[str, Any]) -> str | None:
+    """The text as extracted, before edits; None where the page was turned away before that."""
+    if row["n_chars"] is None:
+        return None
+    folder = RunFolder(run.info.get("measures", run.folder.path))
+    found = folder.scan("documents", pc.field("doc_id") == row["doc_id"], ["text"])
+    if found.num_rows == 0:
+        raise UsageError(f"the documents of {folder.path} are gone; the ledger still holds what was measured")
+    return found.column("text")[0].as_py()

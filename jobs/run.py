@@ -1,0 +1,102 @@
+"""Job: the whole pipeline, from archives to curated shards. `spark-submit jobs/run.py --help`."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jobs import annotate, curate, extract
+from jobs.runs import Run, open_run
+from jobs.session import session
+from pipeline.errors import InputError, UsageError
+from pipeline.recipe import Recipe
+
+STAGES = (extract.STAGE, annotate.STAGE, curate.STAGE)
+
+
+class Progress(Protocol):
+    """Told of a run as it goes; `jobs.progress` shows it in a terminal."""
+
+    def stage(self, name: str, run: Run) -> None:
+        """A stage begins."""
+
+    def tasks(self, done: int, total: int) -> None:
+        """So many of its tasks are done."""
+
+
+@dataclass
+class Silent:
+    """Tells nobody."""
+
+    def stage(self, name: str, run: Run) -> None:
+        """Nothing."""
+
+    def tasks(self, done: int, total: int) -> None:
+        """Nothing."""
+
+
+def run(
+    recipe: Recipe,
+    inputs: Sequence[str],
+    output: str,
+    *,
+    partitions: int | None = None,
+    upto: str = STAGES[-1],
+    master: str | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Runs the stages up to `upto` that are not done yet, and returns the run.
+
+    Raises InputError, when everything that could be read is done, if more than the tolerated share could not.
+    """
+    if upto not in STAGES:
+        raise UsageError(f"no stage named {upto!r}; stages: {', '.join(STAGES)}")
+    progress = progress or Silent()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    opened = open_run(output, recipe, inputs, partitions, cores)
+    with opened.folder.lock():
+        opened.folder.sweep()
+        _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, progress)
+    check_inputs(opened)
+    return opened
+
+
+def _stages(opened: Run, names: Sequence[str], partitions: int | None, master: str | None, progress: Progress) -> None:
+    todo = [name for name in names if not opened.info["stages"].get(name, {}).get("done")]
+    if not todo:
+        return
+    spark = session("run", master)
+    actions: dict[str, Callable[[], Any]] = {
+        extract.STAGE: lambda: extract.extract(spark, opened, partitions, progress.tasks),
+        annotate.STAGE: lambda: annotate.annotate(spark, opened, partitions, progress.tasks),
+        curate.STAGE: lambda: curate.curate(spark, opened, watch=progress.tasks),
+    }
+    for name in todo:
+        progress.stage(name, opened)
+        began = time.monotonic()
+        actions[name]()
+        opened.record(name, done=True, seconds=round(time.monotonic() - began, 3))
+
+
+def check_inputs(opened: Run) -> None:
+    """Raises InputError where more of the inputs could not be read than the recipe tolerates."""
+    facts = [m for m in opened.manifests(extract.STAGE) if m.get("problem") or m.get("bytes_lost")]
+    n_files = max(1, len(opened.info["inputs"]))
+    size = max(1, sum(i["size"] or 0 for i in opened.info["inputs"]))
+    unreadable = sorted({m["path"] for m in facts if m.get("problem")})
+    lost = sum(m.get("bytes_lost", 0) for m in facts)
+    tolerated = opened.recipe.inputs.tolerate
+    if len(unreadable) / n_files > tolerated or lost / size > tolerated:
+        named = f" ({', '.join(unreadable[:3])}{', …' if len(unreadable) > 3 else ''})" if unreadable else ""
+        raise InputError(
+            f"{len(unreadable)} of {n_files} input files could not be read{named}, {lost:,} of {size:,} bytes are "
+            f"damaged; the recipe tolerates {tolerated:.1%}. Everything else was processed; the ledger of "
+            f"{opened.folder.path} lists what was not (reason source.damaged)"
+        )
+
+
+if __name__ == "__main__":
+    from jobs.submit import main
+
+    main("run")

@@ -1,0 +1,180 @@
+"""What a run is: its folder, its recipe and inputs, which parts are done, and when a folder may be used again."""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.store import RunFolder
+from pipeline.errors import InputError, UsageError
+from pipeline.recipe import Recipe
+from pipeline.sources.inputs import InputFile, Split, expand, splits
+
+SPLIT_BYTES = 64_000_000
+"""Compressed bytes a task reads at most: a Common Crawl WARC of 1 GB is sixteen tasks."""
+
+LEAST_SPLIT_BYTES = 1_000_000
+"""Below this a task costs more to start than to do."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A split of an input file and the name of the part it becomes; `problem` says why it cannot be read at all."""
+
+    part: str
+    path: str
+    start: int
+    end: int | None
+    problem: str | None = None
+
+
+@dataclass
+class Run:
+    """A run folder that was opened for a recipe and its inputs."""
+
+    folder: RunFolder
+    recipe: Recipe
+    info: dict[str, Any]
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Every part of the run, in the order of files and offsets."""
+        return [Task(**task) for task in self.info["tasks"]]
+
+    def done(self, stage: str) -> set[str]:
+        """Names of the parts whose manifest says that `stage` is done with them."""
+        return {name.rsplit("/", 1)[-1].removesuffix(".json") for name in self.folder.list(f"_manifests/{stage}", ".json")}
+
+    def manifests(self, stage: str) -> list[dict[str, Any]]:
+        """The manifests of a stage, in the order of parts."""
+        return [self.folder.read_json(name) for name in self.folder.list(f"_manifests/{stage}", ".json")]
+
+    def record(self, stage: str, **facts: Any) -> None:
+        """Notes what a stage did in run.json."""
+        self.info["stages"].setdefault(stage, {}).update(facts)
+        self.save()
+
+    def save(self) -> None:
+        """Writes run.json."""
+        self.folder.write_json("run.json", self.info)
+
+
+def commit(folder: RunFolder, stage: str, part: str, tables: dict[str, pa.Table], **facts: Any) -> None:
+    """Writes a part's tables, then the manifest that makes them count."""
+    written = {name: folder.write_table(f"{name}/part-{part}.parquet", table) for name, table in tables.items()}
+    folder.write_json(f"_manifests/{stage}/{part}.json", {"part": part, "tables": written, **facts})
+
+
+def code_version() -> str:
+    """Version of the installed distribution."""
+    try:
+        return version("crawlmill")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def find_inputs(patterns: Sequence[str]) -> tuple[list[InputFile], dict[str, str]]:
+    """Files that the patterns mean, and problems by pattern. Raises InputError when nothing at all can be read."""
+    files: dict[str, InputFile] = {}
+    problems: dict[str, str] = {}
+    for pattern in dict.fromkeys(patterns):
+        try:
+            for file in expand([pattern]):
+                files[file.path] = file
+        except InputError as error:
+            problems[pattern] = str(error)
+    if not files:
+        raise InputError("; ".join(problems.values()) or "no input given; name files, globs or folders with --input")
+    return sorted(files.values(), key=lambda f: f.path), problems
+
+
+def open_run(
+    output: str, recipe: Recipe, patterns: Sequence[str], partitions: int | None = None, cores: int = 1
+) -> Run:
+    """Opens OUT for this recipe and these inputs: new, or the same run taken up again.
+
+    Raises UsageError where the folder holds something else.
+    """
+    folder = RunFolder(output)
+    files, problems = find_inputs(patterns)
+    inputs = [{"path": f.path, "size": f.size, "version": f.version} for f in files]
+    inputs += [{"path": p, "size": 0, "version": None, "problem": text} for p, text in sorted(problems.items())]
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+    info = folder.read_json("run.json")
+    if info is None:
+        if not folder.is_empty():
+            raise UsageError(f"output {output} is not empty and holds no run; choose a new folder")
+        size = _split_bytes(files, partitions or 2 * cores)
+        info = {
+            "crawlmill": code_version(),
+            "recipe": json.loads(recipe.model_dump_json()),
+            "recipe_digest": recipe.digest,
+            "measuring_digest": recipe.measuring,
+            "inputs_digest": digest,
+            "inputs": inputs,
+            "split_bytes": size,
+            "tasks": [asdict(task) for task in _tasks(files, problems, size)],
+            "host": {"system": platform.platform(), "python": platform.python_version(), "cores": cores},
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "stages": {},
+        }
+    else:
+        _refuse_other(output, info, recipe, digest)
+    run = Run(folder, recipe, info)
+    run.save()
+    return run
+
+
+def existing_run(output: str, recipe: Recipe | None = None) -> Run:
+    """Opens a run that was made before, under its own recipe or another. Raises UsageError where there is none."""
+    folder = RunFolder(output)
+    info = folder.read_json("run.json")
+    if info is None:
+        raise UsageError(f"{output} holds no run (no run.json); make one with `crawlmill run`")
+    return Run(folder, recipe or Recipe.model_validate(info["recipe"]), info)
+
+
+def _refuse_other(output: str, info: dict[str, Any], recipe: Recipe, inputs_digest: str) -> None:
+    if info["inputs_digest"] != inputs_digest:
+        raise UsageError(f"output {output} holds a run over other inputs (or they changed since); choose a new folder")
+    if info["recipe_digest"] != recipe.digest:
+        hint = (
+            f"; only thresholds differ: `crawlmill redecide {output} --recipe … --output …` takes seconds"
+            if info["measuring_digest"] == recipe.measuring
+            else ""
+        )
+        raise UsageError(
+            f"output {output} holds a run of recipe {info['recipe']['name']!r} "
+            f"({info['recipe_digest'][:8]}), not of {recipe.name!r} ({recipe.digest[:8]}); choose a new folder{hint}"
+        )
+    if info["crawlmill"] != code_version():
+        raise UsageError(
+            f"output {output} was begun by crawlmill {info['crawlmill']}, this is {code_version()}; choose a new folder"
+        )
+
+
+def _split_bytes(files: Sequence[InputFile], tasks: int) -> int:
+    """Splits small enough to keep every core busy to the end, large enough to be worth starting."""
+    total = sum(f.size or SPLIT_BYTES for f in files)
+    return max(LEAST_SPLIT_BYTES, min(SPLIT_BYTES, -(-total // (2 * tasks))))
+
+
+def _tasks(files: Sequence[InputFile], problems: dict[str, str], split_bytes: int) -> list[Task]:
+    tasks = [_task(split) for split in splits(list(files), split_bytes)]
+    tasks += [Task(_part_name(p, 0), p, 0, None, text) for p, text in sorted(problems.items())]
+    return tasks
+
+
+def _task(split: Split) -> Task:
+    return Task(_part_name(split.path, split.start), split.path, split.start, split.end)
+
+
+def _part_name(path: str, start: int) -> str:
+    """A name that depends on the file's name and the place in it alone, so that order and count of files do not matter."""
+    return f"{hashlib.sha256(path.encode()).hexdigest()[:12]}-{start:014d}"

@@ -1,0 +1,225 @@
+"""The run folder: tables in parts, manifests written last, on a disk or an object store.
+
+    OUT/run.json                        recipe, inputs, code version, counts, timings
+    OUT/<table>/part-<name>.parquet     one file a part; co-partitioned over records, documents, signals, edits
+    OUT/_manifests/<stage>/<name>.json  written last: a part without one is not there
+    OUT/ledger|curated/shard-00000.parquet
+"""
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import StorageError, UsageError
+
+ROW_GROUP = 8192
+"""Rows a row group. Fixed, since the bytes of a file depend on it."""
+
+
+class RunFolder:
+    """A run's output folder. Every write appears under its name only when it is whole."""
+
+    def __init__(self, path: str | Path):
+        self.path = str(path).rstrip("/")
+        self.local = "://" not in self.path or self.path.startswith("file://")
+        if self.local:
+            self.path = self.path.removeprefix("file://")
+
+    def __repr__(self) -> str:
+        return f"RunFolder({self.path!r})"
+
+    def _filesystem(self) -> tuple[Any, str]:
+        import fsspec
+
+        return fsspec.core.url_to_fs(self.path)
+
+    def write_table(self, name: str, table: pa.Table) -> dict[str, Any]:
+        """Writes `name` (`ledger/shard-00000.parquet`); returns its rows, bytes and sha256. Raises StorageError."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
+        body = sink.getvalue()
+        self._write(name, lambda file: file.write(body))
+        return {"rows": table.num_rows, "bytes": body.size, "sha256": hashlib.sha256(body).hexdigest()}
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a small JSON document. Raises StorageError."""
+        body = json.dumps(value, indent=1, ensure_ascii=False, default=str).encode()
+        self._write(name, lambda sink: sink.write(body))
+
+    def write_bytes(self, name: str, body: bytes) -> None:
+        """Writes a small file. Raises StorageError."""
+        self._write(name, lambda sink: sink.write(body))
+
+    def _write(self, name: str, write: Any) -> None:
+        try:
+            if not self.local:
+                fs, root = self._filesystem()
+                with fs.open(f"{root}/{name}", "wb") as sink:  # an object appears when its upload completes
+                    write(sink)
+                return
+            path = Path(self.path, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Speculative or retried attempts of one task write side by side, so each has a name of its own.
+            draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+            try:
+                with draft.open("wb") as sink:
+                    write(sink)
+                    sink.flush()
+                    os.fsync(sink.fileno())
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot write {self.path}/{name}: {_cause(error)}") from error
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Reads one file of a table. Raises StorageError where it is missing or damaged."""
+        try:
+            if self.local:
+                return pq.ParquetFile(Path(self.path, name)).read(columns)
+            fs, root = self._filesystem()
+            with fs.open(f"{root}/{name}", "rb") as source:
+                return pq.ParquetFile(source).read(columns)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StorageError(f"cannot read {self.path}/{name}: {_cause(error)}") from error
+
+    def scan(self, table: str, condition: Any, columns: list[str] | None = None) -> pa.Table:
+        """The rows of all files of a table that meet a pyarrow.dataset condition."""
+        import pyarrow.dataset as ds
+
+        files = self.list(table, ".parquet")
+        if not files:
+            raise UsageError(f"{self.path} has no {table} yet; run `crawlmill run` on it to the end")
+        fs, root = (None, self.path) if self.local else self._filesystem()
+        dataset = ds.dataset([f"{root}/{name}" for name in files], format="parquet", filesystem=fs)
+        return dataset.to_table(columns=columns, filter=condition)
+
+    def read_json(self, name: str) -> Any | None:
+        """The document, or None where there is none. Raises StorageError where it is damaged."""
+        try:
+            if self.local:
+                body = Path(self.path, name).read_bytes()
+            else:
+                fs, root = self._filesystem()
+                body = fs.cat_file(f"{root}/{name}")
+            return json.loads(body)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StorageError(f"cannot read {self.path}/{name}: {_cause(error)}") from error
+
+    def list(self, folder: str, suffix: str = "") -> list[str]:
+        """Names (relative to the run folder) of the files in `folder`, sorted; [] where it does not exist."""
+        if self.local:
+            directory = Path(self.path, folder)
+            if not directory.is_dir():
+                return []
+            return sorted(f"{folder}/{p.name}" for p in directory.iterdir() if _visible(p.name, suffix))
+        fs, root = self._filesystem()
+        try:
+            names = [str(p).rsplit("/", 1)[-1] for p in fs.ls(f"{root}/{folder}", detail=False)]
+        except FileNotFoundError:
+            return []
+        return sorted(f"{folder}/{n}" for n in names if _visible(n, suffix))
+
+    def remove(self, name: str) -> None:
+        """Removes a file if it is there."""
+        if self.local:
+            Path(self.path, name).unlink(missing_ok=True)
+            return
+        fs, root = self._filesystem()
+        if fs.exists(f"{root}/{name}"):
+            fs.rm_file(f"{root}/{name}")
+
+    def sweep(self) -> None:
+        """Removes drafts that a killed run left behind. Only for the holder of the lock."""
+        if self.local and Path(self.path).is_dir():
+            for draft in Path(self.path).glob("**/.*.tmp"):
+                draft.unlink(missing_ok=True)
+
+    def is_empty(self) -> bool:
+        """True where the folder does not exist or holds nothing."""
+        if self.local:
+            directory = Path(self.path)
+            if directory.exists() and not directory.is_dir():
+                raise UsageError(f"output {self.path} is a file; give a folder")
+            return not directory.exists() or not any(p.name != ".lock" for p in directory.iterdir())
+        fs, root = self._filesystem()
+        try:
+            return not fs.ls(root, detail=False)
+        except FileNotFoundError:
+            return True
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder for one run. Raises UsageError while another live process of this host holds it."""
+        if not self.local:
+            yield
+            return
+        path = Path(self.path, ".lock")
+        mine = {"host": socket.gethostname(), "pid": os.getpid()}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                try:
+                    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                    break
+                except FileExistsError:
+                    holder = _holder(path)
+                    if holder and not _is_gone(holder):
+                        raise UsageError(
+                            f"output {self.path} is in use by another run (process {holder.get('pid')} on "
+                            f"{holder.get('host')}); wait for it, or remove {path} if that run is no more"
+                        ) from None
+                    path.unlink(missing_ok=True)
+            with os.fdopen(descriptor, "w") as sink:
+                json.dump(mine, sink)
+        except OSError as error:
+            raise StorageError(f"cannot write to output {self.path}: {_cause(error)}") from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _visible(name: str, suffix: str) -> bool:
+    return not name.startswith(".") and name.endswith(suffix)
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}  # a run was killed between making the lock and signing it
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """True only where the holder ran on this host and its process has ended."""
+    if holder.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(holder["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, KeyError, ValueError):
+        return False
+    return False
+
+
+def _cause(error: BaseException) -> str:
+    number = getattr(error, "errno", None)
+    if number == errno.ENOSPC:
+        return "no space left on the device; free some and run the same command again, it goes on where it stopped"
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"{os.strerror(number)}; choose another output folder"
+    return os.strerror(number) if number else str(error).splitlines()[0]

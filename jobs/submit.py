@@ -1,0 +1,38 @@
+"""The command line of a job that is submitted to Spark: `spark-submit jobs/extract.py --recipe … --input … --output …`."""
+
+import argparse
+import sys
+
+from jobs import annotate, curate, extract
+from jobs import run as whole
+from pipeline.errors import CrawlmillError
+from pipeline.recipe import load_recipe
+
+
+def main(stage: str, arguments: list[str] | None = None) -> None:
+    """Runs one stage, or all for `run`, and ends the process with the exit codes of the command line."""
+    parser = argparse.ArgumentParser(
+        prog=f"jobs/{stage}.py",
+        description=f"Runs {'all stages' if stage == 'run' else 'the run up to stage ' + stage}; "
+        "what is done already in the output folder is not done again.",
+        epilog=f"example: spark-submit jobs/{stage}.py --recipe default --input 'crawl/*.warc.gz' --output out",
+    )
+    parser.add_argument("--recipe", default="default", help="name of a shipped recipe, or path of a .yaml file")
+    parser.add_argument("--input", nargs="+", required=True, help="files, globs, folders, https:// or s3:// addresses")
+    parser.add_argument("--output", required=True, help="run folder: a path or an s3:// address")
+    parser.add_argument("--partitions", type=int, help="Spark tasks to use; the result does not depend on it")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+    upto = whole.STAGES[-1] if stage == "run" else stage
+    try:
+        recipe = load_recipe(options.recipe)
+        done = whole.run(recipe, options.input, options.output, partitions=options.partitions, upto=upto)
+    except CrawlmillError as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    if upto == curate.STAGE:
+        print(" ".join(f"{name}={count}" for name, count in curate.outcome_counts(done).items()))
+    else:
+        print(f"{upto} done: {len(done.done(extract.STAGE if upto == extract.STAGE else annotate.STAGE))} parts")

@@ -1,0 +1,162 @@
+"""Measures to decisions: the ledger, and the curated text of what is kept.
+
+`decide` works on one part (the same records, documents and signals, row beside row). `settle` works on one shard, after
+the rows of all parts were brought together by id: only there can it be seen that a record was archived twice.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.edits import apply_edits
+from pipeline.recipe import Recipe
+from pipeline.rules import hits
+from pipeline.signals.base import field
+from pipeline.tables import CURATED, DOCUMENTS, RECORDS, Outcome
+
+_BESIDE_TEXT = [column for column in DOCUMENTS if column.name not in ("doc_id", "text")]
+
+_DECISION = [
+    field("n_chars", pa.int32(), "length of the text as extracted", "characters"),
+    field("rule_hits", pa.list_(pa.string()), "every gate and rule that the record broke, in the recipe's order"),
+    field("shard", pa.int32(), "curated shard that holds the page; null unless kept"),
+    field("row", pa.int32(), "row in that shard; null unless kept"),
+]
+
+_TEXT = [
+    field("text", pa.string(), "text after edits; null unless kept"),
+    field("n_words", pa.int32(), "white-space separated words of text"),
+    field("n_bytes", pa.int32(), "length of text in UTF-8", "bytes"),
+]
+
+SAME_RECORD = "same_record"
+"""Reason of a record that was read before under the same id: the same capture, archived twice."""
+
+
+def ledger_schema(signals: pa.Schema) -> pa.Schema:
+    """The ledger: what the record is, what was measured, every rule it broke, and what became of it."""
+    measured = [column for column in signals if column.name != "doc_id"]
+    gates = [column for column in RECORDS if column.name != "gate_hits"]
+    return pa.schema([*gates, *_BESIDE_TEXT, _DECISION[0], *measured, *_DECISION[1:]])
+
+
+def decided_schema(signals: pa.Schema) -> pa.Schema:
+    """The ledger with the curated text beside it: what `decide` returns and `settle` takes."""
+    return pa.schema([*ledger_schema(signals), *_TEXT])
+
+
+def decide(
+    records: pa.Table, documents: pa.Table, signals: pa.Table, edits: pa.Table, recipe: Recipe, n_shards: int
+) -> pa.Table:
+    """Verdicts for one part: one row a record, in the records' order, under `decided_schema`.
+
+    documents and signals hold the undecided records (null outcome), in the records' order. Raises ValueError if they
+    are of another part.
+    """
+    undecided = pc.is_null(records.column("outcome")).to_numpy()
+    ids = records.column("doc_id").filter(pa.array(undecided))
+    if not (ids.equals(documents.column("doc_id")) and ids.equals(signals.column("doc_id"))):
+        raise ValueError("documents or signals do not belong to these records")
+    measures = signals.drop_columns(["doc_id"])
+    for name in ("language", "language_score", "script_share"):
+        measures = measures.append_column(name, documents.column(name))
+    broken = hits(measures.combine_chunks(), recipe)
+
+    kept = np.array([not rules for rules in broken], dtype=bool)
+    position = np.where(undecided, np.cumsum(undecided) - 1, -1)
+    into_documents = pa.array(position, mask=~undecided)
+
+    outcome = records.column("outcome").to_pylist()
+    reason = records.column("reason").to_pylist()
+    rule_hits = records.column("gate_hits").to_pylist()
+    for i in np.flatnonzero(undecided):
+        rules = broken[position[i]]
+        outcome[i] = Outcome.DROPPED if rules else Outcome.KEPT
+        reason[i] = rules[0] if rules else None
+        rule_hits[i] = list(rules)
+
+    shards = shard_of(records.column("doc_id").to_pylist(), n_shards)
+    texts = _edited(documents, edits, kept)
+    columns = {name: records.column(name) for name in records.column_names if name != "gate_hits"}
+    columns |= {c.name: documents.column(c.name).take(into_documents) for c in _BESIDE_TEXT}
+    columns |= {n: signals.column(n).take(into_documents) for n in signals.column_names if n != "doc_id"}
+    columns |= {
+        "n_chars": pc.utf8_length(documents.column("text")).take(into_documents),
+        "outcome": pa.array([o and str(o) for o in outcome], pa.string()),
+        "reason": pa.array(reason, pa.string()),
+        "rule_hits": pa.array([h or [] for h in rule_hits], pa.list_(pa.string())),
+        "shard": pa.array(shards, pa.int32()),
+        "row": pa.nulls(records.num_rows, pa.int32()),
+        "text": texts.take(into_documents),
+        "n_words": _word_count(texts).take(into_documents),
+        "n_bytes": pc.binary_length(texts).take(into_documents),
+    }
+    schema = decided_schema(signals.schema)
+    return pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema)
+
+
+def shard_of(doc_ids: list[str], n_shards: int) -> np.ndarray:
+    """Shard of each id: the id space in `n_shards` equal ranges, so that sorted shards are one sorted whole."""
+    prefix = np.array([int(doc_id[:8], 16) for doc_id in doc_ids], dtype=np.uint64)
+    return ((prefix * np.uint64(n_shards)) >> np.uint64(32)).astype(np.int32)
+
+
+def shard_count(n_text_bytes: int, recipe: Recipe) -> int:
+    """How many shards a run has: a function of the extracted text and the recipe, never of the cluster."""
+    return max(1, -(-n_text_bytes // recipe.output.shard_bytes))
+
+
+def settle(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """One shard's decided rows, in any order, to its (ledger, curated) tables, both sorted by id.
+
+    A capture that was archived twice is read twice; the first by file name and offset stands, the others are dropped.
+    """
+    rows = rows.sort_by([("doc_id", "ascending"), ("warc_file", "ascending"), ("warc_offset", "ascending")])
+    rows = rows.combine_chunks()
+    ids = rows.column("doc_id")
+    again = np.zeros(rows.num_rows, dtype=bool)
+    if rows.num_rows > 1:
+        again[1:] = pc.equal(ids.slice(1), ids.slice(0, rows.num_rows - 1)).to_numpy()
+    repeated = pa.array(again)
+    outcome = rows.column("outcome")
+    demoted = pc.and_(repeated, pc.not_equal(outcome, str(Outcome.ERROR)))
+    rows = _replace(rows, "outcome", pc.if_else(demoted, str(Outcome.DROPPED), outcome))
+    rows = _replace(rows, "reason", pc.if_else(demoted, SAME_RECORD, rows.column("reason")))
+    rule_hits = rows.column("rule_hits").to_pylist()
+    for i in np.flatnonzero(demoted.to_numpy()):
+        rule_hits[i] = [SAME_RECORD, *rule_hits[i]]
+    rows = _replace(rows, "rule_hits", pa.array(rule_hits, pa.list_(pa.string())))
+
+    kept = pc.equal(rows.column("outcome"), str(Outcome.KEPT)).to_numpy()
+    numbers = pa.array(np.cumsum(kept) - 1, pa.int32(), mask=~kept)
+    rows = _replace(rows, "row", numbers)
+    rows = _replace(rows, "shard", pc.if_else(pa.array(kept), rows.column("shard"), None))
+
+    ledger = rows.drop_columns([c.name for c in _TEXT])
+    chosen = rows.filter(pa.array(kept))
+    renamed = {"id": "doc_id"}
+    curated = [
+        chosen.column(renamed.get(c.name, c.name))
+        if renamed.get(c.name, c.name) in chosen.column_names
+        else pa.nulls(chosen.num_rows, c.type)
+        for c in CURATED
+    ]
+    return ledger.combine_chunks(), pa.table(curated, schema=CURATED).combine_chunks()
+
+
+def _replace(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    at = table.schema.get_field_index(name)
+    return table.set_column(at, table.schema.field(at), values.cast(table.schema.field(at).type))
+
+
+def _edited(documents: pa.Table, edits: pa.Table, kept: np.ndarray) -> pa.Array:
+    """Texts after edits where kept, null elsewhere."""
+    texts = documents.column("text").combine_chunks()
+    texts = pc.if_else(pa.array(kept), texts, pa.scalar(None, pa.string()))
+    if edits.num_rows == 0:
+        return texts
+    return apply_edits(texts, documents.column("doc_id"), edits)
+
+
+def _word_count(texts: pa.Array) -> pa.Array:
+    return pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)))

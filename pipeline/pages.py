@@ -1,0 +1,302 @@
+"""Records to rows: gates, decoding, extraction and language, one row a record and nothing lost.
+
+The gates on address and response are decided outside the sandbox, since they look only at short strings. Everything
+that touches the bytes of a page happens inside it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipeline.extraction import Extraction, ExtractionOptions, extract, extract_fast, extract_plain, refine
+from pipeline.extraction.sandbox import Failure, Result, Sandbox
+from pipeline.recipe import Recipe
+from pipeline.signals.language import identify, script_share
+from pipeline.signals.urls import UrlRules, split_url
+from pipeline.sources.archive import Damage, Record, Skipped
+from pipeline.sources.charset import decode_text
+from pipeline.sources.http import decode_body
+from pipeline.tables import DOCUMENTS, INPUTS, RECORDS, Outcome, document_id
+
+BATCH_PAGES = 64
+BATCH_BYTES = 8_000_000
+"""Pages are handed to the sandbox so many at a time: enough to make the hand-over cheap, little enough to hold."""
+
+_DUMP = re.compile(r"CC-MAIN-\d{4}-\d{2}")
+
+
+class PageBytes(NamedTuple):
+    """One page as it goes into the sandbox."""
+
+    payload: bytes
+    headers: dict[str, str]
+    url: str | None
+    plain: bool
+
+
+class PageText(NamedTuple):
+    """One page as it comes out. `drop` names the gate that turned it away, and then there is no text."""
+
+    drop: str | None
+    charset: str | None = None
+    flaws: tuple[str, ...] = ()
+    extraction: Extraction | None = None
+    language: str | None = None
+    language_score: float = 0.0
+    script_share: float = 1.0
+
+
+def read_page(page: PageBytes, recipe: Recipe) -> PageText:
+    """Bytes of one page to its text and language. The in-process core of extraction: no isolation, no time limit."""
+    limits = recipe.extraction
+    body = decode_body(page.payload, page.headers, limits.max_bytes)
+    if "body_capped" in body.flaws:
+        return PageText("gates.size", flaws=body.flaws)
+    if not body.content.strip():
+        return PageText("extraction.empty", flaws=body.flaws)
+    if _is_binary(body.content):
+        return PageText("gates.http.content", flaws=body.flaws)
+    decoded = decode_text(body.content, page.headers.get("content-type"))
+    flaws = (*body.flaws, *decoded.flaws)
+    options = ExtractionOptions()
+    if page.plain:
+        extraction = extract_plain(decoded.text)
+    elif limits.engine == "cascade":
+        extraction = extract_fast(decoded.text, page.url, options)
+    else:
+        extraction = extract(decoded.text, page.url, limits.engine, options)
+    language = identify(extraction.text)
+    if limits.engine == "cascade" and not page.plain and _worth_refining(extraction.text, language, recipe):
+        extraction = refine(decoded.text, extraction, page.url, options)
+        language = identify(extraction.text)
+    if not extraction.text.strip():
+        return PageText("extraction.empty", decoded.charset, flaws)
+    return PageText(
+        None,
+        decoded.charset,
+        flaws,
+        extraction,
+        language.code,
+        language.score,
+        script_share(extraction.text[:2000], language.code or ""),
+    )
+
+
+def _worth_refining(text: str, language: Any, recipe: Recipe) -> bool:
+    keep = recipe.gates.language.keep
+    wanted = not keep or language.score >= keep.get(language.code or "", 2.0)
+    return wanted and len(text) >= recipe.extraction.refine_min_chars
+
+
+# Signatures of what is sometimes served as text/html; each is two to eight bytes that no text begins with.
+_BINARY = (b"%PDF-", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x00\x00\x01\x00", b"RIFF", b"\x7fELF", b"OggS")
+
+
+def _is_binary(content: bytes) -> bool:
+    return content.startswith(_BINARY)
+
+
+@dataclass
+class Part:
+    """What became of one split of an input file: co-partitioned rows, and the account of the input."""
+
+    records: pa.Table
+    documents: pa.Table
+    inputs: pa.Table
+
+
+@dataclass
+class _Account:
+    n_read: int = 0
+    n_damaged: int = 0
+    n_bytes_lost: int = 0
+    skipped: Counter = field(default_factory=Counter)
+
+
+class Extractor:
+    """Turns the items of an archive into tables, under one recipe. A context manager: it owns a sandbox."""
+
+    def __init__(self, recipe: Recipe, url_rules: UrlRules | None = None):
+        self.recipe = recipe
+        self.url_rules = url_rules or UrlRules.of(recipe.gates.url)
+        limits = recipe.extraction
+        self._sandbox = Sandbox(
+            partial(read_page, recipe=recipe),
+            timeout_s=limits.timeout_s,
+            memory_mb=limits.memory // 1_000_000,
+        )
+
+    def __enter__(self) -> "Extractor":
+        self._sandbox.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._sandbox.__exit__(*exc)
+
+    def extract(self, items: Iterable[Record | Damage | Skipped], file: str, start: int = 0) -> Part:
+        """One row of records for each Record and Damage, in order; one of documents for each that has text."""
+        account = _Account()
+        records: list[dict[str, Any]] = []
+        documents: list[dict[str, Any]] = []
+        for batch in self._batches(items, account):
+            pages = [page for _, page in batch if page is not None]
+            outcomes = iter(self._sandbox.map(pages))
+            for row, page in batch:
+                if page is not None:
+                    document = _settle_page(row, next(outcomes))
+                    if document is not None:
+                        documents.append(document)
+                records.append(row)
+        inputs = {
+            "warc_file": file,
+            "start": start,
+            "n_read": account.n_read,
+            "n_damaged": account.n_damaged,
+            "n_bytes_lost": account.n_bytes_lost,
+            "n_skipped": account.skipped.total(),
+            "skipped_types": sorted(account.skipped.items()),
+        }
+        return Part(
+            pa.Table.from_pylist(records, RECORDS),
+            pa.Table.from_pylist(documents, DOCUMENTS),
+            pa.Table.from_pylist([inputs], INPUTS),
+        )
+
+    def _batches(
+        self, items: Iterable[Record | Damage | Skipped], account: _Account
+    ) -> Iterator[list[tuple[dict[str, Any], PageBytes | None]]]:
+        batch: list[tuple[dict[str, Any], PageBytes | None]] = []
+        size = 0
+        for item in items:
+            if isinstance(item, Skipped):
+                account.skipped[item.record_type] += 1
+                continue
+            account.n_read += 1
+            if isinstance(item, Damage):
+                account.n_damaged += 1
+                account.n_bytes_lost += item.length
+                batch.append((self._damage_row(item), None))
+            else:
+                row, page = self._record_row(item)
+                size += len(page.payload) if page is not None else 0
+                batch.append((row, page))
+            if len(batch) >= BATCH_PAGES or size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _damage_row(self, item: Damage) -> dict[str, Any]:
+        name = item.file.rsplit("/", 1)[-1]
+        return {
+            "doc_id": document_id(f"{name}:{item.offset}", None, None, None),
+            "source": self.recipe.source,
+            "dump": self._dump(item.file),
+            "warc_file": item.file,
+            "warc_offset": item.offset,
+            "warc_length": item.length,
+            "record_type": "damaged",
+            "flaws": [],
+            "gate_hits": [],
+            "outcome": Outcome.ERROR.value,
+            "reason": "source.damaged",
+            "error": _clean(item.reason),
+        }
+
+    def _record_row(self, item: Record) -> tuple[dict[str, Any], PageBytes | None]:
+        parts = split_url(item.url)
+        media_type = _media_type(item.http_headers.get("content-type"))
+        gate_hits = self._gate_hits(item, media_type)
+        row = {
+            "doc_id": document_id(item.record_id, item.url, item.date, item.digest),
+            "source": self.recipe.source,
+            "dump": self._dump(item.file),
+            "warc_file": item.file,
+            "warc_offset": item.offset,
+            "warc_length": item.length,
+            "record_type": item.record_type,
+            "record_id": _clean(item.record_id),
+            "url": _clean(item.url),
+            "host": _clean(parts.host),
+            "domain": _clean(parts.domain),
+            "date": item.date,
+            "http_status": item.http_status,
+            "media_type": _clean(media_type),
+            "charset": None,
+            "digest": item.digest,
+            "n_payload_bytes": item.n_payload,
+            "flaws": list(item.flaws),
+            "gate_hits": gate_hits,
+            "outcome": Outcome.DROPPED.value if gate_hits else None,
+            "reason": gate_hits[0].split(":", 1)[0] if gate_hits else None,
+            "error": None,
+        }
+        if gate_hits:
+            return row, None
+        plain = item.record_type == "conversion" or media_type == "text/plain"
+        return row, PageBytes(item.payload, dict(item.http_headers), item.url, plain)
+
+    def _gate_hits(self, item: Record, media_type: str | None) -> list[str]:
+        http = self.recipe.gates.http
+        found = [f"gates.url.{hit}" for hit in self.url_rules.check(item.url).hits]
+        if item.http_status is None:
+            # WET and resource records carry no response; they hold what was fetched.
+            if not http.unknown_status and item.record_type in ("response", "arc"):
+                found.append("gates.http.status")
+        elif item.http_status not in http.status:
+            found.append("gates.http.status")
+        if media_type is None:
+            if not http.unknown_media_type and item.record_type != "conversion":
+                found.append("gates.http.media_type")
+        elif media_type not in http.media_types:
+            found.append("gates.http.media_type")
+        if item.n_payload > self.recipe.extraction.max_bytes:
+            found.append("gates.size")
+        return [_clean(hit) or "" for hit in found]
+
+    def _dump(self, file: str) -> str | None:
+        if self.recipe.dump is not None:
+            return self.recipe.dump
+        found = _DUMP.search(file)
+        return found.group() if found else None
+
+
+def _settle_page(row: dict[str, Any], outcome: Result[PageText] | Failure) -> dict[str, Any] | None:
+    """Completes the record's row; returns the documents row if the page has text."""
+    if isinstance(outcome, Failure):
+        reason = f"extraction.{outcome.kind}"
+        row |= {"outcome": Outcome.ERROR.value, "reason": reason, "gate_hits": [reason], "error": _clean(outcome.message)}
+        return None
+    result = outcome.value
+    row["charset"] = result.charset
+    row["flaws"] = [*row["flaws"], *result.flaws]
+    if result.drop is not None or result.extraction is None:
+        row |= {"outcome": Outcome.DROPPED.value, "reason": result.drop, "gate_hits": [result.drop]}
+        return None
+    return {
+        "doc_id": row["doc_id"],
+        "text": result.extraction.text,
+        "title": result.extraction.title,
+        "date_published": result.extraction.date_published,
+        "language": result.language,
+        "language_score": result.language_score,
+        "script_share": result.script_share,
+        "engine": result.extraction.engine,
+        "engine_version": result.extraction.engine_version,
+    }
+
+
+def _media_type(content_type: str | None) -> str | None:
+    if not content_type:
+        return None
+    return content_type.split(";", 1)[0].split(",", 1)[0].strip().lower() or None
+
+
+def _clean(value: str | None) -> str | None:
+    """Text that Arrow can hold: headers and addresses of the wild carry lone surrogates."""
+    return value if value is None else value.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,398 @@
+"""The recipe: one YAML file that describes a run, typed, validated and hashed.
+
+Thresholds stand in recipes and nowhere else. A rule group usually names a published dialect (`gopher_quality@datatrove`)
+from `pipeline/recipes/dialects/` and may override single bounds; `resolve` turns groups into plain bounds.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import RecipeError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(value: Any) -> Any:
+    """`"10MB"` -> 10000000; numbers pass through."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().upper().replace(" ", "")
+    for unit in sorted(_UNITS, key=len, reverse=True):
+        if text.endswith(unit):
+            try:
+                return int(float(text[: -len(unit)]) * _UNITS[unit])
+            except ValueError:
+                break
+    raise ValueError(f"{value!r} is not a size; write for example 10MB")
+
+
+Size = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class UrlWords(_Part):
+    """Words that condemn an address. `hard` match as whole words, `substrings` anywhere, `soft` need `soft_minimum`."""
+
+    hard: tuple[str, ...] = ()
+    soft: tuple[str, ...] = ()
+    substrings: tuple[str, ...] = ()
+    soft_minimum: int = Field(default=2, ge=1)
+
+
+class UrlGate(_Part):
+    """Which addresses are turned away before their page is parsed. List entries are list files or single entries."""
+
+    blocklists: tuple[str, ...] = ()
+    exclude_curated: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    words: str | UrlWords | None = None
+
+
+class HttpGate(_Part):
+    """Which responses hold a page. `unknown_*` decide about responses that do not say."""
+
+    status: tuple[int, ...] = (200,)
+    unknown_status: bool = True
+    media_types: tuple[str, ...] = ("text/html", "application/xhtml+xml", "text/plain")
+    unknown_media_type: bool = True
+
+
+class LanguageGate(_Part):
+    """Languages to keep with their least probability, and the least share of letters in that language's scripts.
+
+    An empty `keep` keeps every language. Decided late: the text of other languages stays in the run folder.
+    """
+
+    keep: dict[str, Share] = Field(default_factory=dict)
+    script: Share = 0.5
+
+
+class Gates(_Part):
+    """Cheap decisions that come before the text is measured."""
+
+    url: UrlGate = UrlGate()
+    http: HttpGate = HttpGate()
+    language: LanguageGate = LanguageGate()
+
+
+class Extraction(_Part):
+    """How HTML becomes text, and what a page may cost.
+
+    `refine_min_chars`: the cascade spends its slow engine only on pages in a wanted language with at least so many
+    characters in the fast engine's text.
+    """
+
+    engine: Literal["cascade", "resiliparse", "trafilatura"] = "cascade"
+    timeout_s: float = Field(default=5, gt=0, le=600)
+    memory: Size = 1_000_000_000
+    max_bytes: Size = 10_000_000
+    refine_min_chars: int = Field(default=200, ge=0)
+
+
+class Inputs(_Part):
+    """`tolerate`: share of input files, or of input bytes, that may be unreadable before a run ends with exit code 3."""
+
+    tolerate: Share = 0.01
+
+
+class Output(_Part):
+    """`shard_bytes`: text per curated shard; the number of shards is a function of the content, never of the cluster."""
+
+    shard_bytes: Size = 128_000_000
+
+
+def _interval(value: Any) -> Any:
+    if value is None or not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("a bound is [minimum, maximum], either of them null for an open end")
+    low, high = value
+    if low is None and high is None:
+        raise ValueError("a bound with two open ends decides nothing; leave it out")
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"impossible bound: minimum {low} is above maximum {high}")
+    return (low, high)
+
+
+Interval = Annotated[tuple[float | None, float | None], BeforeValidator(_interval)]
+
+
+class Dialect(_Part):
+    """A published rule group as one implementation has it: bounds, the text they are measured on, and line edits."""
+
+    source: str
+    text: Literal["raw", "edited"] = "raw"
+    edits: dict[str, Any] | None = None
+    bounds: dict[str, Interval] = Field(default_factory=dict)
+
+
+class RuleGroup(_Part):
+    """A rule group of a recipe: a dialect with overrides, or bounds of one's own. A null bound removes the dialect's."""
+
+    dialect: str | None = None
+    source: str | None = None
+    text: Literal["raw", "edited"] | None = None
+    bounds: dict[str, Interval | None] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"dialect": value} if isinstance(value, str) else value
+
+    @field_validator("dialect")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in dialects():
+            raise ValueError(f"unknown dialect {value!r}{_nearest(value, dialects())}")
+        return value
+
+    def resolve(self) -> Dialect:
+        """The dialect with this group's overrides applied."""
+        base = dialects()[self.dialect] if self.dialect else Dialect(source=self.source or "this recipe")
+        kept = {signal: bound for signal, bound in base.bounds.items() if signal not in self.bounds}
+        own = {signal: bound for signal, bound in self.bounds.items() if bound is not None}
+        # The dialect's order is kept so that overriding a bound does not change which reason comes first.
+        ordered = {signal: own.get(signal, kept.get(signal)) for signal in base.bounds if signal in own or signal in kept}
+        return Dialect(
+            source=self.source or base.source,
+            text=self.text or base.text,
+            edits=base.edits,
+            bounds={**ordered, **own},
+        )
+
+
+class Recipe(_Part):
+    """Everything that decides what a run makes of its inputs. Load one with `load_recipe`."""
+
+    name: str
+    description: str = ""
+    dump: str | None = None
+    source: str = "web"
+    inputs: Inputs = Inputs()
+    gates: Gates = Gates()
+    extraction: Extraction = Extraction()
+    rules: dict[str, RuleGroup] = Field(default_factory=dict)
+    output: Output = Output()
+
+    def groups(self) -> Iterator[tuple[str, Dialect]]:
+        """Rule groups in the recipe's order, dialects resolved."""
+        for name, group in self.rules.items():
+            yield name, group.resolve()
+
+    def line_edits(self) -> dict[str, dict[str, Any]]:
+        """Line-edit policies by the dialect (or group) that asks for them, in the recipe's order."""
+        policies = {}
+        for name, group in self.rules.items():
+            edits = group.resolve().edits
+            if edits is not None:
+                policies[group.dialect or name] = edits
+        return policies
+
+    @property
+    def measuring(self) -> str:
+        """Digest of all that extraction and measurement depend on. Runs that share it can be re-decided."""
+        return _digest(
+            {
+                "source": self.source,
+                "dump": self.dump,
+                "url": self.gates.url.model_dump(),
+                "url_files": _file_digests(self.gates.url),
+                "http": self.gates.http.model_dump(),
+                # The language gate is left out: pages in other languages keep the fast engine's text and can come back.
+                "extraction": self.extraction.model_dump(),
+                "line_edits": self.line_edits(),
+            }
+        )
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole recipe with dialects and word lists resolved: equal digests decide alike."""
+        rules = {name: dialect.model_dump() for name, dialect in self.groups()}
+        body = self.model_dump(exclude={"name", "description", "rules", "inputs"})
+        return _digest({**body, "rules": rules, "measuring": self.measuring})
+
+
+def _digest(value: Any) -> str:
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def _file_digests(gate: UrlGate) -> dict[str, str]:
+    digests = {}
+    names = [*gate.blocklists, *gate.exclude_curated, *gate.allow, *([gate.words] if isinstance(gate.words, str) else [])]
+    for name in names:
+        path = data_file(name)
+        if path is not None:
+            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests
+
+
+def data_file(name: str, base: Path | None = None) -> Path | None:
+    """The list file that `name` means: a path, or a file that ships in `pipeline/recipes/`; None if it is an entry."""
+    for path in (Path(name), (base or RECIPES) / name, RECIPES / name):
+        if path.is_file():
+            return path
+    if "/" in name or name.endswith((".txt", ".gz", ".yaml")):
+        raise RecipeError(f"list file {name!r} does not exist; give a path, or one of: {', '.join(_shipped_lists())}")
+    return None
+
+
+def _shipped_lists() -> list[str]:
+    return sorted(str(p.relative_to(RECIPES)) for p in RECIPES.glob("urls/*"))
+
+
+@cache
+def dialects() -> Mapping[str, Dialect]:
+    """Every published dialect that ships, by name."""
+    found: dict[str, Dialect] = {}
+    for path in sorted((RECIPES / "dialects").glob("*.yaml")):
+        for name, body in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+            found[name] = Dialect.model_validate(body)
+    return found
+
+
+def published_recipes() -> list[str]:
+    """Names of the recipes that ship."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """Loads a shipped recipe by name or any recipe by path.
+
+    Raises RecipeError that names the file, the line, the key and the nearest valid name.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = RECIPES / f"{name}.yaml"
+        if not path.is_file():
+            known = published_recipes()
+            raise RecipeError(
+                f"no recipe named {str(name)!r}{_nearest(str(name), known)}; shipped: {', '.join(known)}; "
+                "or give the path of a .yaml file"
+            )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read recipe {path}: {error}") from error
+    return parse_recipe(text, str(name))
+
+
+def parse_recipe(text: str, where: str = "recipe") -> Recipe:
+    """Parses and validates YAML text; `where` is how errors name it. Raises RecipeError."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        body = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(body, dict) or node is None:
+        raise RecipeError(f"{where}: a recipe is a mapping with at least `name`; see `crawlmill run --help`")
+    repeated = _repeated_key(node)
+    if repeated:
+        raise RecipeError(f"{where}, line {repeated[1]}: key {repeated[0]!r} stands twice")
+    try:
+        recipe = Recipe.model_validate(body)
+    except ValidationError as error:
+        raise RecipeError(_explain(error, node, where)) from error
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    _check_signals(recipe, node, where)
+    _file_digests(recipe.gates.url)
+    return recipe
+
+
+def _check_signals(recipe: Recipe, node: yaml.Node, where: str) -> None:
+    from pipeline.signals import known_signals
+
+    known = known_signals()
+    for name, dialect in recipe.groups():
+        for signal in dialect.bounds:
+            if signal not in known:
+                line = _line(node, ("rules", name, "bounds", signal))
+                raise RecipeError(
+                    f"{where}, line {line}: rules.{name}: unknown signal {signal!r}{_nearest(signal, known)}"
+                )
+
+
+def _explain(error: ValidationError, node: yaml.Node, where: str) -> str:
+    problem = error.errors()[0]
+    path = tuple(p for p in problem["loc"] if not (isinstance(p, str) and p.startswith("function-")))
+    key = ".".join(str(p) for p in path)
+    line = _line(node, path)
+    if problem["type"] == "extra_forbidden":
+        valid = _valid_keys(path[:-1])
+        return (
+            f"{where}, line {line}: unknown key {key!r}{_nearest(str(path[-1]), valid)}"
+            + (f"; valid here: {', '.join(valid)}" if valid else "")
+        )
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}, line {line}: {key}: {message[:1].lower() + message[1:]}"
+
+
+def _valid_keys(path: tuple[Any, ...]) -> list[str]:
+    model: Any = Recipe
+    for step in path:
+        if model is None:
+            return []
+        info = getattr(model, "model_fields", {}).get(str(step))
+        if info is None:
+            return []
+        model = info.annotation
+        if str(step) == "rules":
+            model = RuleGroup
+            return sorted(RuleGroup.model_fields) if len(path) > 1 else []
+        candidates = [model, *getattr(model, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return sorted(getattr(model, "model_fields", {})) if model else []
+
+
+def _line(node: yaml.Node, path: tuple[Any, ...]) -> int:
+    line = node.start_mark.line + 1
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if str(key.value) == str(step):
+                    line, node = key.start_mark.line + 1, value
+                    break
+            else:
+                return line
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line
+
+
+def _repeated_key(node: yaml.Node) -> tuple[str, int] | None:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                return str(key.value), key.start_mark.line + 1
+            seen.add(key.value)
+            if (found := _repeated_key(value)) is not None:
+                return found
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            if (found := _repeated_key(value)) is not None:
+                return found
+    return None
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
