@@ -104,7 +104,7 @@ def _codec(source: Source) -> Codec | None:
     for codec in (GZIP, zstd_codec(None)):
         first = Members(source, codec).next_whole(0)
         if first < source.size:
-            text = source.search(RECORD_LINE, 0)
+            text = source.search(RECORD_LINE, 0, source.size)
             return codec if text is None or first < text else None
     return None
 
@@ -127,7 +127,7 @@ def _is_block_gzip(source: Source) -> bool:
 
 def _compressed(members: Members, file: str, start: int, end: int, max_payload: int) -> Iterator[Item]:
     source = members.source
-    at = _first(members, start) if start else 0
+    at = _first(members, start, end) if start else 0
     if start == 0 and members.codec.name == "zstd" and source.read(0, 4) == ZSTD_DICTIONARY:
         at = min(8 + int.from_bytes(source.read(4, 4), "little"), source.size)
         yield Skipped("zstd", 0, at)
@@ -155,10 +155,10 @@ class _CutMember(MemberError):
         self.lost = lost
 
 
-def _first(members: Members, start: int) -> int:
-    """Where the first member that one pass over the file would see at or after `start` begins, or the file's size."""
-    at = members.next_whole(start)
-    if at >= members.source.size or members.proven(at):
+def _first(members: Members, start: int, end: int) -> int:
+    """Where the first member that one pass over the file would see in [start, end) begins; `end` or more if none."""
+    at = members.next_whole(start, end)
+    if at >= end or members.proven(at):
         return at
     at = 0
     while at < start:

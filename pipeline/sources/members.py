@@ -83,16 +83,16 @@ class Source:
             data += more
         return data
 
-    def search(self, pattern: re.Pattern[bytes], position: int) -> int | None:
-        """Where the first match at or after `position` begins; matches are under 16 bytes long."""
-        while position < self.size:
+    def search(self, pattern: re.Pattern[bytes], position: int, end: int) -> int | None:
+        """Where the first match that begins in [position, end) does; matches are under 4 kB long."""
+        while position < end:
             data = self.read(position, BLOCK)
             found = pattern.search(data)
             if found:
-                return position + found.start()
+                return position + found.start() if position + found.start() < end else None
             if position + len(data) >= self.size or not data:
                 return None
-            position += len(data) - 16
+            position += len(data) - 4096
         return None
 
 
@@ -190,12 +190,13 @@ class Members:
             return False
         return bool(head) and not starts_record(head)
 
-    def next_whole(self, position: int) -> int:
-        """Where the next whole member at or after `position` begins, or the size of the file."""
+    def next_whole(self, position: int, end: int | None = None) -> int:
+        """Where the next whole member at or after `position` begins; `end` (the file's size) if none does before it."""
+        end = self.source.size if end is None else end
         while True:
-            found = self.source.search(self.codec.magic, position)
+            found = self.source.search(self.codec.magic, position, end)
             if found is None:
-                return self.source.size
+                return end
             if self.whole(found) is not None:
                 return found
             position = found + 1

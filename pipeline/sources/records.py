@@ -30,6 +30,7 @@ ARC_LINE = re.compile(
 RECORD_LINE = re.compile(b"(?:" + WARC_LINE.pattern + b")|(?:(?<=\n)" + re.sub(rb"\?P<\w+>", b"?:", ARC_LINE.pattern) + b")")
 BLANK_LINE = re.compile(rb"\n[ \t]*\r*\n")
 STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]+(\d{3})(?!\d)")
+HTTP_START = re.compile(rb"HTTP/|HTTP\S{0,16}[ \t]+\d{3}|ICY \d{3}", re.IGNORECASE)
 STATUS_ANYWHERE = re.compile(rb"[ \t](\d{3})(?!\d)")
 LONGEST_LINE = 1 << 16  # bytes; how much of a header line may lie over the border of two chunks while searching
 
@@ -301,7 +302,6 @@ def _record(window: Window, header: _Header, file: str, max_payload: int) -> tup
     n = 0
 
     # Read the block: to its end where that is known, else to the next record header.
-    at = header.body
     if stop is None:
         stop, following, cut = _searched_end(window, header)
         if cut:
@@ -438,7 +438,7 @@ def _http(window: Window, header: _Header, kind: str, limit: int) -> tuple[Mappi
     if kind not in ("response", "arc"):
         if not (media or "").lower().startswith("application/http"):
             return own, None, block
-    if not window.slice(block, min(block + 5, limit)).upper() == b"HTTP/":
+    if not HTTP_START.match(window.slice(block, min(block + 64, limit))):
         header.flaws.append("http_header_missing")
         if kind == "response":
             own = NO_HEADERS

@@ -1,0 +1,325 @@
+"""Where inputs come from: patterns to files, files to splits, files to streams.
+
+Local paths, globs and folders; `https://`; `s3://` and whatever else fsspec knows, read in ranges; lists of paths.
+
+A file that turns out unreadable, at the start or in the middle, costs only itself: `open_input` and the reads of its
+stream raise `InputError` after a few attempts, and whoever reads the file records that and goes on to the next.
+"""
+
+import fnmatch
+import gzip
+import io
+import os
+import posixpath
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import fsspec
+
+from pipeline.errors import InputError
+
+ARCHIVES = ("*.warc", "*.warc.*", "*.arc", "*.arc.*", "*.wet", "*.wet.*", "*.wacz")
+"""Names (in any case) that are taken from a folder."""
+NOT_ARCHIVES = (
+    "*.md5", "*.sha1", "*.sha256", "*.cdx", "*.cdx.gz", "*.cdxj", "*.idx", "*.json", "*.part", "*.tmp", "*.log", "*.wat",
+    "*.wat.gz",
+)  # fmt: skip
+"""Names beside archives in folders that are not read unless they are named."""
+
+COMMON_CRAWL = {"https": "https://data.commoncrawl.org/", "s3": "s3://commoncrawl/"}
+"""What the lines of Common Crawl's path lists (`crawl-data/…`) are relative to."""
+
+ATTEMPTS = 5
+PAUSE = 0.5  # seconds before the second attempt, doubled for each one after
+REMOTE_BLOCK = 4 << 20  # bytes asked for at a time: about 200 records of Common Crawl
+SPOOL = 64 << 20  # bytes of a file that cannot be read in ranges that are held in memory before they go to disk
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class InputFile:
+    """A file to read: its path as it was named, its size in bytes and a mark that changes when its content does (ETag,
+    or time of modification), where these are known."""
+
+    path: str
+    size: int | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Split:
+    """The part [start, end) of a file that one task reads; `end` is None for a file of unknown size."""
+
+    path: str
+    start: int
+    end: int | None
+
+
+def expand(patterns: Sequence[str]) -> list[InputFile]:
+    """The files that patterns name, sorted by path, each once.
+
+    A pattern is a path, a glob (`**` included), a folder (its archives, at any depth), a URL (globs and folders where
+    the store has such), or a list of paths, one a line: `@list.txt`, or a `…paths.gz` as Common Crawl publishes them.
+    Raises InputError, naming every pattern that is at fault.
+    """
+    files: dict[str, InputFile] = {}
+    problems: list[str] = []
+    for pattern in patterns:
+        try:
+            for identity, file in _expand(pattern):
+                files[identity] = min(file, files.get(identity, file))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("; ".join(problems))
+    if not files:
+        raise InputError("no inputs named: give a path, a glob such as 'crawl/*.warc.gz', a folder or a URL")
+    return sorted(files.values())
+
+
+def open_input(path: str) -> BinaryIO:
+    """A seekable stream of the file's bytes. Raises InputError here and on reading."""
+    return InputStream(path)
+
+
+def splits(files: Iterable[InputFile], split_bytes: int) -> list[Split]:
+    """Each file in even parts of at most `split_bytes`; a file of unknown size is one part."""
+    parts: list[Split] = []
+    for file in files:
+        if file.size is None:
+            parts.append(Split(file.path, 0, None))
+            continue
+        n = max(1, -(-file.size // split_bytes))
+        parts.extend(Split(file.path, i * file.size // n, (i + 1) * file.size // n) for i in range(n))
+    return parts
+
+
+def _is_remote(path: str) -> bool:
+    return bool(re.match(r"[a-z][a-z0-9+.-]+://", path)) and not path.startswith("file://")
+
+
+def _expand(pattern: str) -> list[tuple[str, InputFile]]:
+    if pattern.startswith("@"):
+        return [file for line in _lines(pattern[1:]) for file in _expand(line)]
+    if re.search(r"[./]paths(\.gz)?\Z", pattern):
+        return [file for line in _lines(pattern) for file in _expand(line)]
+    if _is_remote(pattern):
+        return _expand_remote(pattern)
+    return _expand_local(pattern.removeprefix("file://"))
+
+
+def _lines(path: str) -> list[str]:
+    with open_input(path) as stream:
+        data = stream.read()
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError) as error:
+            raise InputError(f"{path}: the list of paths is damaged ({error}): fetch it again") from None
+    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise InputError(f"{path}: the list of paths is empty")
+    return [_resolve(line, path) for line in lines]
+
+
+def _resolve(line: str, base: str) -> str:
+    if _is_remote(line) or Path(line).is_absolute():
+        return line
+    if line.startswith("crawl-data/"):
+        return COMMON_CRAWL["s3" if base.startswith("s3://") else "https"] + line
+    return posixpath.join(posixpath.dirname(base), line)
+
+
+def _is_archive(name: str) -> bool:
+    name = name.lower()
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in ARCHIVES) and not any(
+        fnmatch.fnmatchcase(name, pattern) for pattern in NOT_ARCHIVES
+    )
+
+
+def _expand_local(pattern: str) -> list[tuple[str, InputFile]]:
+    found = [pattern] if os.path.lexists(pattern) else sorted(glob(pattern, recursive=True))
+    if not found:
+        hint = "no file matches this pattern" if has_magic(pattern) else "no such file or folder"
+        raise InputError(f"{pattern}: {hint} (looked from {Path.cwd()})")
+    paths: list[str] = []
+    for path in found:
+        if not Path(path).is_dir():
+            paths.append(path)
+            continue
+        inside = [
+            os.path.join(folder, name)  # noqa: PTH118 (keeps the folder as it was named, `./` and all)
+            for folder, _, names in os.walk(path, onerror=_unlistable, followlinks=True)
+            for name in names
+            if _is_archive(name)
+        ]
+        if not inside and len(found) == 1:
+            raise InputError(f"{path}: the folder holds no archives (looked for {', '.join(ARCHIVES)})")
+        paths.extend(inside)
+    return [_local_file(path) for path in paths]
+
+
+def _unlistable(error: OSError) -> None:
+    raise InputError(f"{error.filename}: the folder cannot be listed ({error.strerror}): check its permissions")
+
+
+def _local_file(path: str) -> tuple[str, InputFile]:
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: cannot be read (permission denied): make it readable or leave it out")
+    return os.path.realpath(path), InputFile(path, status.st_size, f"mtime:{status.st_mtime_ns}")
+
+
+def _expand_remote(pattern: str) -> list[tuple[str, InputFile]]:
+    scheme = pattern.partition("://")[0]
+    web = scheme in ("http", "https")
+    system, root = _filesystem(pattern)
+    if web:
+        paths = [root]
+    elif has_magic(root):
+        paths = _patiently(pattern, lambda: sorted(system.glob(root)))
+        if not paths:
+            raise InputError(f"{pattern}: no object matches this pattern")
+    elif _patiently(pattern, lambda: system.isdir(root)):
+        paths = [path for path in _patiently(pattern, lambda: system.find(root)) if _is_archive(posixpath.basename(path))]
+        if not paths:
+            raise InputError(f"{pattern}: the folder holds no archives (looked for {', '.join(ARCHIVES)})")
+    else:
+        paths = [root]
+    files = []
+    for path in paths:
+        name = pattern if web or path == root else system.unstrip_protocol(path)
+        about = _patiently(name, lambda path=path: system.info(path))
+        if about.get("type") == "directory":
+            continue
+        mark = next((f"etag:{about[k]}" for k in ("ETag", "etag") if about.get(k)), None)
+        mark = mark or next((f"mtime:{about[k]}" for k in ("LastModified", "last_modified", "mtime") if about.get(k)), None)
+        size = about.get("size")
+        files.append((name, InputFile(name, int(size) if size is not None else None, mark)))
+    return files
+
+
+def _filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        extra = {"s3": "s3", "http": "http", "https": "http"}.get(path.partition("://")[0])
+        advice = f"install it with `pip install crawlmill[{extra}]`" if extra else "name a path, https:// or s3://"
+        raise InputError(f"{path}: this kind of address cannot be read here ({error}): {advice}") from None
+
+
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+def _patiently(path: str, act: Callable[[], T]) -> T:
+    """Does `act`, again after a while where it fails for a reason that may pass."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return act()
+        except InputError:
+            raise
+        except _FINAL as error:
+            advice = {FileNotFoundError: "check the address", PermissionError: "check the credentials"}
+            raise InputError(f"{path}: {_words(error)}: {advice.get(type(error), 'name a file')}") from None
+        except Exception as error:  # stores raise what their libraries raise: botocore, aiohttp, ssl, …
+            if getattr(error, "status", 0) in (400, 401, 403, 404, 410, 416):
+                raise InputError(f"{path}: {_words(error)}: check the address and your rights to it") from None
+            if attempt + 1 == ATTEMPTS:
+                raise InputError(f"{path}: gave up after {ATTEMPTS} attempts: {_words(error)}") from error
+            time.sleep(PAUSE * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+class InputStream(io.RawIOBase, BinaryIO):  # type: ignore[misc]
+    """A file read by position, wherever it is: local, or remote in ranges. Failed reads are repeated a few times, then
+    raise InputError."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self._at = 0
+        self._file = _patiently(path, self._open)
+        self._size = _patiently(path, lambda: self._file.seek(0, 2))
+
+    def _open(self) -> BinaryIO:
+        if not _is_remote(self.path):
+            return open(self.path.removeprefix("file://"), "rb", buffering=0)
+        system, root = _filesystem(self.path)
+        file = system.open(root, "rb", block_size=REMOTE_BLOCK, cache_type="readahead")
+        if getattr(file, "size", None) is not None and file.seekable():
+            if not self.path.startswith("http") or system.info(root).get("partial"):
+                return file
+        # A server that does not serve ranges: fetch the file once.
+        spool = tempfile.SpooledTemporaryFile(max_size=SPOOL)  # noqa: SIM115 (closed with the stream)
+        with system.open(root, "rb", block_size=0) as whole:
+            while data := whole.read(1 << 20):
+                spool.write(data)
+        return spool  # type: ignore[return-value]
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The position in bytes."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Moves to a position; nothing is read yet."""
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Up to `size` bytes, all that are left for -1; b'' at the end. Raises InputError."""
+        left = max(0, self._size - self._at)
+        n = left if size is None or size < 0 else min(size, left)
+        if not n:
+            return b""
+        data = _patiently(f"{self.path} at byte {self._at}", lambda: self._read(n))
+        self._at += len(data)
+        return data
+
+    def _read(self, n: int) -> bytes:
+        try:
+            self._file.seek(self._at)
+            data = self._file.read(n)
+            while len(data) < n:
+                more = self._file.read(n - len(data))
+                if not more:
+                    raise InputError(
+                        f"{self.path}: ends at byte {self._at + len(data)}, though it had {self._size} when it was "
+                        "opened: it changed while being read"
+                    )
+                data += more
+        except InputError:
+            raise
+        except Exception:
+            if _is_remote(self.path):
+                self._file = self._open()
+            raise
+        return data
+
+    def close(self) -> None:
+        """Closes the file."""
+        if not self.closed:
+            self._file.close()
+        super().close()
