@@ -15,7 +15,7 @@ their offsets count in the inflated stream, their flaws have `offset_inflated`, 
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -141,13 +141,13 @@ def _compressed(members: Members, file: str, start: int, end: int, max_payload: 
             continue
         except MemberError as error:
             reason, scan = error.reason, max(error.at, at + 1)
-            lost = error.lost if isinstance(error, _CutMember) else at
+            lost = error.lost if isinstance(error, _CutMemberError) else at
         following = members.next_whole(min(scan, source.size))
         yield from _gap(source, file, lost, following, reason)
         at = following
 
 
-class _CutMember(MemberError):
+class _CutMemberError(MemberError):
     """A member of many records that breaks after some were read; the rest of it, from `lost` on, could not be."""
 
     def __init__(self, lost: int, reason: str) -> None:
@@ -183,7 +183,7 @@ def _gap(source: Source, file: str, start: int, end: int, reason: str) -> Iterat
         yield Skipped("padding", start, end - start)
 
 
-def _member(members: Members, file: str, start: int, max_payload: int) -> Iterator[Item]:
+def _member(members: Members, file: str, start: int, max_payload: int) -> Generator[Item, None, int]:
     """The records of the member at `start`; returns its end. Raises MemberError, before yielding anything unless the
     member is one of many records."""
     source = members.source
@@ -219,7 +219,9 @@ def _one_record(items: list[Item]) -> bool:
     )
 
 
-def _streamed(members: Members, member: Member, data: bytes, file: str, max_payload: int) -> Iterator[Item]:
+def _streamed(
+    members: Members, member: Member, data: bytes, file: str, max_payload: int
+) -> Generator[Item, None, int]:
     """Records of a member too large to hold, or of members that are pieces of one stream; returns the end."""
     start = member.start
     stream = _Pieces(members, member, data)
@@ -231,8 +233,7 @@ def _streamed(members: Members, member: Member, data: bytes, file: str, max_payl
         for item in read_records(window, file, max_payload):
             stream.member.record_starts()
             if held is not None:
-                if not many:
-                    many = True
+                many = True
                 yield _inflated(held)
             held = item
     except MemberError as error:
@@ -241,7 +242,7 @@ def _streamed(members: Members, member: Member, data: bytes, file: str, max_payl
         cut = max(error.at, start + 1)
         yield _inflated(held)
         yield Skipped(members.codec.name, start, cut - start)
-        raise _CutMember(cut, error.reason) from None
+        raise _CutMemberError(cut, error.reason) from None
     end = stream.member.at
     if held is None:
         raise MemberError(start, "member inflates to something that is no record")
@@ -262,7 +263,6 @@ class _Pieces:
         self.member = member
         self.data = data
         self.window: Window | None = None
-        self.reopened = 0
 
     def pull(self) -> bytes:
         if self.data:

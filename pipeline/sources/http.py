@@ -55,7 +55,7 @@ def decode_body(payload: bytes, headers: Mapping[str, str], max_bytes: int) -> B
         else:
             content = decoder(content, max_bytes, flaws)
     for _ in range(MAX_LAYERS):
-        if not (content.startswith(GZIP_MAGIC) or content.startswith(ZSTD_MAGIC)) or not TEXTUAL.match(media):
+        if not content.startswith((GZIP_MAGIC, ZSTD_MAGIC)) or not TEXTUAL.match(media):
             break
         flaws.append("encoding_undeclared")
         inner = (_gunzip if content.startswith(GZIP_MAGIC) else _unzstd)(content, max_bytes, flaws)

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -27,8 +28,8 @@ from pipeline.errors import InputError
 ARCHIVES = ("*.warc", "*.warc.*", "*.arc", "*.arc.*", "*.wet", "*.wet.*", "*.wacz")
 """Names (in any case) that are taken from a folder."""
 NOT_ARCHIVES = (
-    "*.md5", "*.sha1", "*.sha256", "*.cdx", "*.cdx.gz", "*.cdxj", "*.idx", "*.json", "*.part", "*.tmp", "*.log", "*.wat",
-    "*.wat.gz",
+    "*.md5", "*.sha1", "*.sha256", "*.cdx", "*.cdx.gz", "*.cdxj", "*.idx", "*.json", "*.part", "*.tmp", "*.log",
+    "*.wat", "*.wat.gz",
 )  # fmt: skip
 """Names beside archives in folders that are not read unless they are named."""
 
@@ -146,7 +147,7 @@ def _is_archive(name: str) -> bool:
 
 
 def _expand_local(pattern: str) -> list[tuple[str, InputFile]]:
-    found = [pattern] if os.path.lexists(pattern) else sorted(glob(pattern, recursive=True))
+    found = [pattern] if os.path.lexists(pattern) else sorted(glob(pattern, recursive=True))  # noqa: PTH207 (an absolute pattern)
     if not found:
         hint = "no file matches this pattern" if has_magic(pattern) else "no such file or folder"
         raise InputError(f"{pattern}: {hint} (looked from {Path.cwd()})")
@@ -192,7 +193,8 @@ def _expand_remote(pattern: str) -> list[tuple[str, InputFile]]:
         if not paths:
             raise InputError(f"{pattern}: no object matches this pattern")
     elif _patiently(pattern, lambda: system.isdir(root)):
-        paths = [path for path in _patiently(pattern, lambda: system.find(root)) if _is_archive(posixpath.basename(path))]
+        inside = _patiently(pattern, lambda: system.find(root))
+        paths = [path for path in inside if _is_archive(posixpath.basename(path))]
         if not paths:
             raise InputError(f"{pattern}: the folder holds no archives (looked for {', '.join(ARCHIVES)})")
     else:
@@ -200,11 +202,11 @@ def _expand_remote(pattern: str) -> list[tuple[str, InputFile]]:
     files = []
     for path in paths:
         name = pattern if web or path == root else system.unstrip_protocol(path)
-        about = _patiently(name, lambda path=path: system.info(path))
+        about = _patiently(name, partial(system.info, path))
         if about.get("type") == "directory":
             continue
-        mark = next((f"etag:{about[k]}" for k in ("ETag", "etag") if about.get(k)), None)
-        mark = mark or next((f"mtime:{about[k]}" for k in ("LastModified", "last_modified", "mtime") if about.get(k)), None)
+        marks = (("etag", "ETag"), ("etag", "etag"), ("mtime", "LastModified"), ("mtime", "last_modified"))
+        mark = next((f"{kind}:{about[key]}" for kind, key in marks if about.get(key)), None)
         size = about.get("size")
         files.append((name, InputFile(name, int(size) if size is not None else None, mark)))
     return files
@@ -261,9 +263,9 @@ class InputStream(io.RawIOBase, BinaryIO):  # type: ignore[misc]
             return open(self.path.removeprefix("file://"), "rb", buffering=0)
         system, root = _filesystem(self.path)
         file = system.open(root, "rb", block_size=REMOTE_BLOCK, cache_type="readahead")
-        if getattr(file, "size", None) is not None and file.seekable():
-            if not self.path.startswith("http") or system.info(root).get("partial"):
-                return file
+        ranged = not self.path.startswith("http") or system.info(root).get("partial")
+        if ranged and getattr(file, "size", None) is not None and file.seekable():
+            return file
         # A server that does not serve ranges: fetch the file once.
         spool = tempfile.SpooledTemporaryFile(max_size=SPOOL)  # noqa: SIM115 (closed with the stream)
         with system.open(root, "rb", block_size=0) as whole:

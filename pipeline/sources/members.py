@@ -1,4 +1,4 @@
-"""Compressed members (gzip members, zstd frames) of a file: inflating one, and finding the next whole one after damage."""
+"""Compressed members (gzip members, zstd frames) of a file: inflating one, finding the next whole one after damage."""
 
 import re
 import zlib
@@ -67,7 +67,7 @@ class Source:
     def read(self, position: int, n: int) -> bytes:
         """`n` bytes at `position`, fewer at the end of the file."""
         offset = position - self._at
-        if not (0 <= offset and offset + n <= len(self._block)):
+        if offset < 0 or offset + n > len(self._block):
             self._stream.seek(position)
             self._block = self._read(max(n, BLOCK))
             self._at = position

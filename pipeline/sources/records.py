@@ -19,6 +19,7 @@ from warcio.statusandheaders import StatusAndHeadersParser
 MAX_HEADER = 1 << 20  # bytes; WARC headers of real crawls stay under 10 kB, those that carry JSON metadata under 100 kB
 MAX_PAYLOAD = 16 << 20  # bytes of a payload that are kept unless the caller asks otherwise; Common Crawl stores 5 MiB
 CHUNK = 1 << 20
+RETURNS = 16  # times that one compressed member is inflated anew to go back in it: else a hostile file costs n squared
 
 PAGE_TYPES = frozenset({"response", "resource", "conversion"})
 
@@ -27,7 +28,8 @@ ARC_LINE = re.compile(
     rb"(?P<url>[a-z][a-z0-9+.-]*:[^\n]*?) (?P<ip>\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+|-) "
     rb"(?P<date>\d{8,18}) (?P<rest>[^\n]*?) ?(?P<length>\d+)\r?\n"
 )
-RECORD_LINE = re.compile(b"(?:" + WARC_LINE.pattern + b")|(?:(?<=\n)" + re.sub(rb"\?P<\w+>", b"?:", ARC_LINE.pattern) + b")")
+_ARC_PATTERN = re.sub(rb"\?P<\w+>", b"?:", ARC_LINE.pattern)
+RECORD_LINE = re.compile(b"(?:" + WARC_LINE.pattern + b")|(?:(?<=\n)" + _ARC_PATTERN + b")")
 BLANK_LINE = re.compile(rb"\n[ \t]*\r*\n")
 STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]+(\d{3})(?!\d)")
 HTTP_START = re.compile(rb"HTTP/|HTTP\S{0,16}[ \t]+\d{3}|ICY \d{3}", re.IGNORECASE)
@@ -117,6 +119,7 @@ class Window:
         self._base = 0
         self._ended = False
         self.in_block = False
+        self._returns = RETURNS
 
     @property
     def available(self) -> int:
@@ -152,6 +155,7 @@ class Window:
     def release(self, position: int) -> None:
         """Allows everything before `position` to be forgotten."""
         if position - self._base > CHUNK:
+            position = min(position, self.available)
             del self._buffer[: position - self._base]
             self._base = position
 
@@ -159,16 +163,19 @@ class Window:
         """Makes `position` readable again; False where this stream cannot go back that far."""
         if position >= self._base:
             return True
-        if self._reopen is None:
+        if self._reopen is None or self._returns == 0:
             return False
+        if self.probe is None:
+            self._returns -= 1
         self._pull = self._reopen(position)
         self._buffer.clear()
         self._base = position
         self._ended = False
         return True
 
-    def next_record(self, start: int) -> int:
-        """Where the next record header begins at or after `start`, or the end of the stream."""
+    def next_record(self, start: int, keep: int = 0) -> int:
+        """Where the next record header begins at or after `start`, or the end of the stream. The last `keep` bytes
+        before it stay in memory."""
         while True:
             end = self.ensure(start + CHUNK)
             found = self.search(RECORD_LINE, start, end)
@@ -177,7 +184,7 @@ class Window:
             if end < start + CHUNK:
                 return end
             start = end - LONGEST_LINE
-            self.release(start - 1)
+            self.release(start - 1 - keep)
 
 
 @dataclass(slots=True)
@@ -284,80 +291,107 @@ def _number(text: str | None) -> int | None:
 
 def _record(window: Window, header: _Header, file: str, max_payload: int) -> tuple[Item, int]:
     """The record of a header and where the next one begins."""
-    fields, flaws = header.fields, header.flaws
     kind = _kind(header)
     holds_page = kind in PAGE_TYPES or kind == "arc"
-    end = _stated_end(window, header)
-    found_end = end is not None
-    stop, following = end if end is not None else (None, None)
+    stop, following = _stated_end(window, header)
 
     status: int | None = None
     headers: Mapping[str, str] = NO_HEADERS
     body = header.body
     if holds_page:
-        limit = header.body + MAX_HEADER if stop is None else min(stop, header.body + MAX_HEADER)
+        limit = body + MAX_HEADER if stop is None else min(stop, body + MAX_HEADER)
         headers, status, body = _http(window, header, kind, limit)
-    sha = hashlib.sha1(usedforsecurity=False)
-    kept = bytearray()
-    n = 0
 
-    # Read the block: to its end where that is known, else to the next record header.
-    if stop is None:
-        stop, following, cut = _searched_end(window, header)
-        if cut:
-            length = following - header.start
-            return Damage(file, header.start, length, cut), following
-        flaws.append("content_length_wrong")
+    content: _Content | None = None
+    if stop is not None:
+        content = _Content.read(window, min(body, stop), stop, header.start, max_payload, holds_page)
+        if following < 0:  # a block too long to look beyond: only now its end is seen
+            following, closed = _terminator(window, header.kind, stop)
+            if content.end < stop or not closed:
+                content = None
+    if content is None:
+        # The length is wrong: the block reaches to the next record header.
         if not window.seek(header.body):
-            length = following - header.start
-            return Damage(file, header.start, length, "length is wrong and the record too large to recover"), following
-    at = min(body, stop)
-    while at < stop:
-        chunk = window.slice(at, min(stop, at + CHUNK))
-        if not chunk:
-            return Damage(file, header.start, at - header.start, "record cut at the end"), at
-        if holds_page:
-            sha.update(chunk)
-            if len(kept) < max_payload:
-                kept += chunk[: max_payload - len(kept)]
-        n += len(chunk)
-        at += len(chunk)
-        if at - header.start > max_payload + CHUNK:
-            window.release(at)
-    if following is None:
-        following, closed = _terminator(window, header.kind, stop)
-        if not closed and not found_end:
-            flaws.append("terminator_missing")
+            at = window.next_record(window.available)
+            reason = "length is wrong, and the record too large to go back in"
+            return Damage(file, header.start, at - header.start, reason), at
+        stop, following, lost = _searched_end(window, header)
+        if lost or not window.seek(min(body, stop)):
+            return Damage(file, header.start, following - header.start, lost or "length is wrong"), following
+        header.flaws.append("content_length_wrong")
+        content = _Content.read(window, min(body, stop), stop, header.start, max_payload, holds_page)
+    length = following - header.start
     if not holds_page:
-        return Skipped(kind, header.start, following - header.start), following
-    if n > len(kept):
+        return Skipped(kind, header.start, length), following
+    return _page(header, kind, file, length, status, headers, content), following
+
+
+@dataclass(slots=True)
+class _Content:
+    """Bytes of a block: the first of them, how many there are, where they end in the window, and their SHA-1."""
+
+    kept: bytes
+    n: int
+    end: int
+    sha1: bytes
+
+    @classmethod
+    def read(cls, window: Window, start: int, stop: int, keep_from: int, max_payload: int, wanted: bool) -> "_Content":
+        """Reads [start, stop), or up to the end of the stream. What lies further back than a record that is kept may
+        be is released; with `wanted` false nothing is kept or hashed."""
+        sha1 = hashlib.sha1(usedforsecurity=False)
+        kept: list[bytes] = []
+        n = 0
+        at = start
+        while at < stop:
+            chunk = window.slice(at, min(stop, at + CHUNK))
+            if not chunk:
+                break
+            if wanted:
+                sha1.update(chunk)
+                if n < max_payload:
+                    kept.append(chunk[: max_payload - n])
+            n += len(chunk)
+            at += len(chunk)
+            if at - keep_from > MAX_PAYLOAD + 2 * CHUNK:
+                window.release(at)
+        return cls(kept[0] if len(kept) == 1 else b"".join(kept), n, at, sha1.digest())
+
+
+def _page(
+    header: _Header,
+    kind: str,
+    file: str,
+    length: int,
+    status: int | None,
+    headers: Mapping[str, str],
+    content: _Content,
+) -> Record:
+    fields, flaws = header.fields, header.flaws
+    if content.n > len(content.kept):
         flaws.append("payload_truncated")
-    date = _date(fields.get("date" if header.kind == "arc" else "warc-date"), flaws)
-    url = (fields.get("url" if header.kind == "arc" else "warc-target-uri") or "").strip()
-    if url.startswith("<") and url.endswith(">"):
-        url = url[1:-1]
     if "warc-truncated" in fields:
         flaws.append("truncated_by_crawler")
     if fields.get("warc-segment-number"):
         flaws.append("segmented")
-    record_id = fields.get("warc-record-id") if header.kind == "warc" else None
-    return (
-        Record(
-            file,
-            header.start,
-            following - header.start,
-            kind,
-            record_id.strip() if record_id else None,
-            url or None,
-            date,
-            status,
-            headers,
-            bytes(kept),
-            n,
-            "sha1:" + base64.b32encode(sha.digest()).decode(),
-            tuple(flaws),
-        ),
-        following,
+    date = _date(fields.get("date" if header.kind == "arc" else "warc-date"), flaws)
+    url = (fields.get("url" if header.kind == "arc" else "warc-target-uri") or "").strip()
+    if url.startswith("<") and url.endswith(">"):
+        url = url[1:-1]
+    return Record(
+        file=file,
+        offset=header.start,
+        length=length,
+        record_type=kind,
+        record_id=(fields.get("warc-record-id") or "").strip() or None,
+        url=url or None,
+        date=date,
+        http_status=status,
+        http_headers=headers,
+        payload=content.kept,
+        n_payload=content.n,
+        digest="sha1:" + base64.b32encode(content.sha1).decode(),
+        flaws=tuple(flaws),
     )
 
 
@@ -374,23 +408,23 @@ def _kind(header: _Header) -> str:
     return kind
 
 
-def _stated_end(window: Window, header: _Header) -> tuple[int, int | None] | None:
-    """Where the block ends and the next record begins, if the stated length proves right. The second is None where the
-    block is too long to look ahead (its end is then checked when it is reached)."""
+def _stated_end(window: Window, header: _Header) -> tuple[int | None, int]:
+    """Where the block ends and the next record begins if the stated length proves right, else (None, -1). The second is
+    -1, too, where the block is too long to look ahead: its end is then checked when it is reached."""
     if header.length is None:
-        return None
+        return None, -1
     stop = header.body + header.length
     near = header.length <= MAX_PAYLOAD + CHUNK
     if near:
         if window.ensure(stop) < stop:
-            return None
+            return None, -1
         following, closed = _terminator(window, header.kind, stop)
-        return (stop, following) if closed else None
+        return (stop, following) if closed else (None, -1)
     if window.probe is not None:
         tail = window.probe(stop - 1, LONGEST_LINE)
         if len(tail) < 1 or not _closes(header.kind, tail[1:], len(tail) < LONGEST_LINE):
-            return None
-    return stop, None
+            return None, -1
+    return stop, -1
 
 
 def _terminator(window: Window, kind: str, stop: int) -> tuple[int, bool]:
@@ -416,7 +450,7 @@ def _closes(kind: str, tail: bytes, at_end: bool) -> bool:
 def _searched_end(window: Window, header: _Header) -> tuple[int, int, str]:
     """For a record whose stated length is wrong: end of its block, start of the next record, and why it is lost ('' if
     it is not): the block reaches to the next record header, less the blank line before it."""
-    following = window.next_record(header.body)
+    following = window.next_record(header.body, keep=MAX_PAYLOAD)
     at_end = window.ensure(following + 1) <= following
     if at_end and not window.whole and (header.length is None or header.body + header.length > following):
         return following, following, "record cut at the end of the file"
@@ -435,9 +469,8 @@ def _http(window: Window, header: _Header, kind: str, limit: int) -> tuple[Mappi
     media = header.fields.get("content-type")
     own = MappingProxyType({"content-type": media}) if media else NO_HEADERS
     block = header.body
-    if kind not in ("response", "arc"):
-        if not (media or "").lower().startswith("application/http"):
-            return own, None, block
+    if kind not in ("response", "arc") and not (media or "").lower().startswith("application/http"):
+        return own, None, block
     if not HTTP_START.match(window.slice(block, min(block + 64, limit))):
         header.flaws.append("http_header_missing")
         if kind == "response":
