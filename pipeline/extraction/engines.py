@@ -21,8 +21,8 @@ class ExtractionOptions:
     """Tags nested deeper are dropped and what they enclose stays. libxml2 gives up at 256."""
     metadata: bool = True
     """Whether title, date and declared language are read."""
-    min_yield: float = 0.25
-    """Cascade: main content below this share of all text sends a page to the slow engine."""
+    fallback: bool = True
+    """Cascade: a page in which `blocks` finds no content keeps the text of the fast engine, where that has any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Extraction:
 
 
 Engine = Callable[[str], str]
+_FAST, _SLOW = "resiliparse", "blocks"
 
 
 def extract(
@@ -53,26 +54,28 @@ def extract(
     options = options or ExtractionOptions()
     if engine == "plain":
         return extract_plain(html)
-    if engine == "cascade":
-        return refine(html, extract_fast(html, options), url, options)
     markup = prepare(html, options)
-    return _labelled(html, _text_of(engine, markup), engine, options)
+    if engine != "cascade":
+        return _labelled(html, _text_of(engine, markup), engine, options)
+    for step in (_SLOW, _FAST) if options.fallback else (_SLOW,):
+        text = _text_of(step, markup)
+        if text:
+            return _labelled(html, text, step, options)
+    return _labelled(html, "", _SLOW, options)
 
 
 def extract_fast(html: str, options: ExtractionOptions | None = None) -> Extraction:
-    """The first step of the cascade: main content by Resiliparse, to decide cheaply whether `refine` pays."""
-    return extract(html, engine="resiliparse", options=options)
+    """The first step of the cascade: main content by Resiliparse, for gates to decide whether `refine` pays."""
+    return extract(html, engine=_FAST, options=options)
 
 
 def refine(html: str, fast: Extraction, url: str | None = None, options: ExtractionOptions | None = None) -> Extraction:
-    """The second step of the cascade: the better text for a page that `extract_fast` has seen."""
+    """The second step of the cascade for a page that `extract_fast` has seen: the same as `extract` in one step."""
     options = options or ExtractionOptions()
-    markup = prepare(html, options)
-    whole = len(_text_of("resiliparse_all", markup))
-    if len(fast.text) >= options.min_yield * whole:
+    text = _text_of(_SLOW, prepare(html, options))
+    if not text and fast.text and options.fallback:
         return fast
-    text = _text_of("trafilatura", markup)
-    return replace(fast, text=text, engine="trafilatura", engine_version=_version("trafilatura")) if text else fast
+    return replace(fast, text=text, engine=_SLOW, engine_version=_version(_SLOW))
 
 
 def extract_plain(text: str) -> Extraction:
@@ -82,9 +85,8 @@ def extract_plain(text: str) -> Extraction:
 
 def preload(engine: str = "cascade") -> None:
     """Imports and warms what `engine` needs, so that forked children have it."""
-    extract("<p>A few words.</p>", engine=engine)
-    if engine == "cascade":
-        preload("trafilatura")
+    for name in (_SLOW, _FAST) if engine == "cascade" else (engine,):
+        extract("<p>A few words.</p>", engine=name)
 
 
 def prepare(html: str, options: ExtractionOptions) -> str:
@@ -126,6 +128,12 @@ def _trafilatura(markup: str) -> str:
     return _import_trafilatura().extract(markup, deduplicate=False, with_metadata=False) or ""
 
 
+def _blocks(markup: str) -> str:
+    from pipeline.extraction import blocks, classifier
+
+    return classifier.content(blocks.read_blocks(markup))
+
+
 @functools.cache
 def _import_trafilatura():  # type: ignore[no-untyped-def]
     """The library, imported only where it is used (about a second) and kept from logging every odd page."""
@@ -137,6 +145,7 @@ ENGINES: dict[str, tuple[Engine | None, str | None]] = {
     "resiliparse": (functools.partial(_resiliparse, main_content=True), "resiliparse"),
     "resiliparse_all": (functools.partial(_resiliparse, main_content=False), "resiliparse"),
     "trafilatura": (_trafilatura, "trafilatura"),
+    "blocks": (_blocks, None),
     "cascade": (None, None),
     "plain": (None, None),
 }
@@ -153,7 +162,11 @@ def _text_of(engine: str, markup: str) -> str:
 @functools.cache
 def _version(engine: str) -> str:
     distribution = ENGINES[engine][1]
-    return version(distribution) if distribution else "1"
+    if distribution:
+        return version(distribution)
+    from pipeline.extraction import classifier
+
+    return classifier.network().version
 
 
 def _labelled(html: str, text: str, engine: str, options: ExtractionOptions) -> Extraction:

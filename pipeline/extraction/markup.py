@@ -97,10 +97,10 @@ _ANNOTATION = re.compile(
 )
 _ANY_ANNOTATION = re.compile(r"<(annotation(?:-xml)?)\b.*?</\1\s*>", re.I | re.S)
 _ATTRIBUTE_TEX = re.compile(r"\b(?:alttext|data-tex)\s*=\s*(\"[^\"]*\"|'[^']*')", re.I)
-_FORMULA_IMAGE = re.compile(
-    r"<img\b(?=[^>]*\bclass\s*=\s*[\"'][^\"']*(?:mwe-math|latex|tex\b|math)[^\"']*[\"'])[^>]*\balt\s*=\s*(\"[^\"]*\"|'[^']*')[^>]*>",
-    re.I,
-)
+_IMAGE = re.compile(r"<img\b[^>]*>", re.I)
+_FORMULA_CLASS = re.compile(r"\bclass\s*=\s*[\"']?[^\"'>]*(?:mwe-math|\blatex|\btex\b|\bmath)", re.I)
+_ALT = re.compile(r"\balt\s*=\s*(\"[^\"]*\"|'[^']*')", re.I)
+_FORMULA_WORDS = ("mwe-math", "latex", '"tex', "'tex", ' tex"', "math-", "math ", 'math"')
 _DRAWN_TWICE = re.compile(
     r"<(?:img\b[^>]*\bmwe-math-fallback-image[^>]*>|span\b[^>]*\b(?:MathJax_Preview|MJX_Assistive_MathML)\b[^>]*>[^<]*</span>)",
     re.I,
@@ -114,15 +114,23 @@ def write_mathematics(markup: str) -> str:
     Reads `<script type="math/tex">`, MathML with an annotation or `alttext`, and the `alt` of formula images. A formula
     that a page holds twice (MathML and a fallback image) is written once.
     """
-    lower_has = "<math" in markup or "math/tex" in markup or "<MATH" in markup or "<m:math" in markup
-    if lower_has:
+    if "math" not in markup and "latex" not in markup and "MATH" not in markup:
+        return markup
+    if "<math" in markup or "math/tex" in markup or "<MATH" in markup:
         markup = _TEX_SCRIPT.sub(lambda m: _formula(m[2], "display" in m[1].lower()), markup)
         markup, n = _MATH.subn(_mathml, markup)
         if n:
             markup = _DRAWN_TWICE.sub("", markup)
-    if "<img" in markup and ("math" in markup or "latex" in markup or "tex" in markup):
-        markup = _FORMULA_IMAGE.sub(lambda m: _formula(m[1][1:-1], False), markup)
+    if any(word in markup for word in _FORMULA_WORDS):
+        markup = _IMAGE.sub(_image, markup)
     return markup
+
+
+def _image(match: re.Match[str]) -> str:
+    tag = match[0]
+    if _FORMULA_CLASS.search(tag) is None or (alternative := _ALT.search(tag)) is None:
+        return tag
+    return _formula(alternative[1][1:-1], False)
 
 
 def _mathml(match: re.Match[str]) -> str:
