@@ -5,6 +5,7 @@ tables is made from it.
 """
 
 import hashlib
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 
@@ -118,7 +119,7 @@ def document_id(record_id: str | None, url: str | None, date: datetime | None, d
     return hashlib.blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def describe(schema: pa.Schema) -> list[tuple[str, str, str]]:
+def describe(schema: Iterable[pa.Field]) -> list[tuple[str, str, str]]:
     """Rows of (column, type, meaning with unit and source) for docs and reports."""
     rows = []
     for column in schema:

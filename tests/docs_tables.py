@@ -1,0 +1,48 @@
+"""Writes docs/tables.md from the schemas: python tests/docs_tables.py."""
+
+from pathlib import Path
+
+from pipeline.curation import ledger_schema
+from pipeline.signals.statistics import Statistics
+from pipeline.tables import CURATED, DOCUMENTS, EDITS, INPUTS, RECORDS, describe
+
+_HEAD = """# Tables
+
+Parquet, zstd. This page is made from the schemas in the code; the same texts are in the field metadata of every file.
+`records`, `documents`, `signals` and `edits` are in parts, one for each split of an input file, with the same records in
+the same order. `ledger` and `curated` are in shards by ranges of the id, sorted by it.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    ledger = ledger_schema(Statistics.schema)
+    known = {*RECORDS.names, *DOCUMENTS.names, *Statistics.schema.names}
+    tables = {
+        "records": ("one row for each record read", RECORDS),
+        "documents": ("one row for each record whose page has text", DOCUMENTS),
+        "signals": (
+            "what was measured, one row a document; under a recipe that edits lines, once more of the edited text, in "
+            "columns whose names begin with `edited_`",
+            Statistics.schema,
+        ),
+        "edits": ("spans that a recipe's line edits cut or replace", EDITS),
+        "inputs": ("the account of each split of an input file", INPUTS),
+        "ledger": (
+            "records, documents without the text, signals, and:",
+            [column for column in ledger if column.name not in known],
+        ),
+        "curated": ("what people load", CURATED),
+    }
+    parts = [_HEAD]
+    for name, (about, schema) in tables.items():
+        parts.append(f"\n## {name}\n\n{about[0].upper() + about[1:]}{'' if about.endswith(':') else '.'}\n\n")
+        parts.append("| column | type | meaning |\n|---|---|---|\n")
+        for column, kind, meaning in describe(schema):
+            safe = meaning.replace("|", "\\|")
+            parts.append(f"| `{column}` | {kind} | {safe} |\n")
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    (Path(__file__).resolve().parent.parent / "docs" / "tables.md").write_text(page(), encoding="utf-8")

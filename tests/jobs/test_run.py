@@ -1,0 +1,182 @@
+"""Whole runs: the account, the truth, the same bytes however they are made, and going on after a kill."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from jobs.curate import outcome_counts, redecide
+from jobs.run import run
+from jobs.runs import Run
+from pipeline.errors import InputError, UsageError
+from pipeline.recipe import Recipe, load_recipe
+
+pytestmark = pytest.mark.spark
+
+
+def digests(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of every curated and ledger shard."""
+    root = Path(folder)
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for table in ("curated", "ledger")
+        for path in sorted((root / table).glob("*.parquet"))
+    }
+
+
+def test_what_goes_in_is_accounted_for_in_every_file(finished: Run) -> None:
+    ledger = finished.folder.scan("ledger", None, ["warc_file", "outcome", "doc_id"])
+    inputs = finished.folder.scan("inputs", None, ["warc_file", "n_read"])
+    read = Counter(ledger.column("warc_file").to_pylist())
+    expected: Counter[str] = Counter()
+    for row in inputs.to_pylist():
+        expected[row["warc_file"]] += row["n_read"]
+    assert read == expected
+    assert set(ledger.column("outcome").to_pylist()) == {"kept", "dropped", "error"}
+    assert sum(outcome_counts(finished).values()) == ledger.num_rows >= 1500
+
+
+def test_curated_rows_are_where_the_ledger_says(finished: Run) -> None:
+    ledger = finished.folder.scan("ledger", pc.field("outcome") == "kept", ["doc_id", "shard", "row", "n_words"])
+    for row in ledger.to_pylist()[:: max(1, ledger.num_rows // 50)]:
+        shard = finished.folder.read_table(f"curated/shard-{row['shard']:05d}.parquet")
+        assert shard.column("id")[row["row"]].as_py() == row["doc_id"]
+
+
+def test_partitions_order_and_names_of_patterns_do_not_change_a_byte(
+    finished: Run, sample_web: Path, tolerant: Recipe, tmp_path: Path
+) -> None:
+    files = sorted((str(p) for p in sample_web.iterdir() if "arc" in p.name), reverse=True)
+    for partitions in (1, 5):
+        again = run(tolerant, files, str(tmp_path / f"p{partitions}"), partitions=partitions, master="local[2]")
+        assert digests(again.folder.path) == digests(finished.folder.path)
+
+
+def test_truth_of_the_sample_is_met(finished: Run, sample_web: Path) -> None:
+    truth = [json.loads(line) for line in (sample_web / "truth.jsonl").read_text().splitlines()]
+    ledger = finished.folder.scan("ledger", None, ["record_id", "url", "warc_file", "outcome", "reason", "record_type"])
+    rows = ledger.to_pylist()
+    by_id = {r["record_id"]: r for r in rows if r["record_id"]}
+    by_url = {(Path(r["warc_file"]).name, r["url"]): r for r in rows if not r["record_id"] and r["url"]}
+    confusion: Counter[tuple[str, str]] = Counter()
+    wrong = []
+    for page in truth:
+        row = by_id.get(page["warc_record_id"]) or by_url.get((page["file"], page["url"]))
+        actual = row["outcome"] if row else ("error" if page["expect"] == "error" else "missing")
+        confusion[(page["expect"], actual)] += 1
+        if page["expect"] != actual:
+            wrong.append((page["kind"], page["url"], page["expect"], actual, row and row["reason"]))
+    agreeing = sum(n for (expected, actual), n in confusion.items() if expected == actual)
+    assert agreeing / len(truth) >= 0.995, (confusion, wrong[:20])
+
+
+def test_redecide_gives_the_bytes_of_a_fresh_run(finished: Run, sample_web: Path, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "pipeline" / "recipes" / "default.yaml").read_text()
+    stricter = tmp_path / "strict.yaml"
+    stricter.write_text(
+        text.replace("gopher_quality: gopher_quality@datatrove",
+                     "gopher_quality: {dialect: gopher_quality@datatrove, bounds: {word_count: [150, 100000]}}")
+        + "inputs: {tolerate: 1}\n"
+    )
+    recipe = load_recipe(stricter)
+    decided = redecide(finished.folder.path, recipe, str(tmp_path / "decided"))
+    fresh = run(recipe, [str(sample_web)], str(tmp_path / "fresh"), master="local[2]")
+    assert digests(decided.folder.path) == digests(fresh.folder.path)
+    assert outcome_counts(decided)["kept"] < outcome_counts(finished)["kept"]
+
+
+def test_redecide_refuses_what_it_cannot_decide(finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs a new"):
+        redecide(finished.folder.path, load_recipe("fineweb"), str(tmp_path / "x"))
+    with pytest.raises(UsageError, match="holds no run"):
+        redecide(str(tmp_path / "nothing"), load_recipe("default"), str(tmp_path / "x"))
+
+
+def test_a_folder_with_another_run_is_refused(finished: Run, sample_web: Path, tmp_path: Path) -> None:
+    output = finished.folder.path
+    with pytest.raises(UsageError, match="recipe"):
+        run(load_recipe("c4"), [str(sample_web)], output)
+    with pytest.raises(UsageError, match="other inputs"):
+        run(finished.recipe, [str(next(sample_web.glob("*.warc.gz")))], output)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        run(finished.recipe, [str(sample_web)], str(tmp_path))
+
+
+def test_missing_inputs_cost_only_themselves(sample_web: Path, tmp_path: Path) -> None:
+    good = str(sorted(sample_web.glob("*.warc.gz"))[0])
+    missing = str(tmp_path / "gone.warc.gz")
+    (tmp_path / "text.warc.gz").write_text("no archive at all\n")
+    (tmp_path / "empty.warc.gz").write_bytes(b"")
+    inputs = [good, missing, str(tmp_path / "text.warc.gz"), str(tmp_path / "empty.warc.gz")]
+    with pytest.raises(InputError, match="gone.warc.gz"):
+        run(load_recipe("default"), inputs, str(tmp_path / "out"), master="local[2]")
+    tolerant = load_recipe("default").model_copy(update={"inputs": {"tolerate": 1}})
+    del tolerant
+    from jobs.runs import existing_run
+
+    done = existing_run(str(tmp_path / "out"))
+    ledger = done.folder.scan("ledger", pc.field("reason") == "source.damaged", ["warc_file", "error"])
+    assert {Path(f).name for f in ledger.column("warc_file").to_pylist()} >= {"gone.warc.gz", "text.warc.gz"}
+    assert outcome_counts(done)["kept"] > 0
+
+
+def test_nothing_to_read_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        run(load_recipe("default"), [str(tmp_path / "*.warc.gz")], str(tmp_path / "out"))
+
+
+def test_stages_can_be_run_one_by_one(finished: Run, sample_web: Path, tolerant: Recipe, tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    for stage in ("extract", "annotate", "curate"):
+        done = run(tolerant, [str(sample_web)], output, upto=stage, master="local[2]")
+        assert done.info["stages"][stage]["done"]
+    assert digests(output) == digests(finished.folder.path)
+    with pytest.raises(UsageError, match="no stage named"):
+        run(tolerant, [str(sample_web)], output, upto="dedup")
+
+
+@pytest.mark.parametrize("after_parts", [1, 4])
+def test_killed_and_taken_up_again_gives_the_same_bytes(
+    finished: Run, sample_web: Path, tolerant: Recipe, tmp_path: Path, after_parts: int
+) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "jobs.cli", "run", "--input", str(sample_web), "--output", str(output),
+               "--tolerate", "1"]
+    victim = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    stage = output / "_manifests" / "extract"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and victim.poll() is None:
+        if stage.is_dir() and len(list(stage.glob("*.json"))) >= after_parts:
+            break
+        time.sleep(0.01)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
+    assert json.loads((output / "run.json").read_text())["stages"].get("curate") is None
+    again = run(tolerant, [str(sample_web)], str(output), master="local[2]")
+    assert digests(again.folder.path) == digests(finished.folder.path)
+    assert not list(output.glob("**/.*.tmp"))
+
+
+def test_jobs_run_through_spark_submit(finished: Run, sample_web: Path, tmp_path: Path) -> None:
+    import pyspark
+
+    submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(root)}
+    for stage in ("extract", "annotate", "curate"):
+        done = subprocess.run(
+            [str(submit), "--master", "local[2]", str(root / "jobs" / f"{stage}.py"), "--recipe", "default",
+             "--input", str(sample_web), "--output", str(tmp_path / "out")],
+            env=environment, capture_output=True, text=True, timeout=240,
+        )
+        assert done.returncode in (0, 3), done.stderr[-2000:]
+    assert digests(tmp_path / "out") == digests(finished.folder.path)

@@ -1,0 +1,101 @@
+"""The run folder: atomic writes, clear errors, one run at a time."""
+
+import errno
+import json
+import os
+import socket
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from jobs.store import RunFolder
+from pipeline.errors import StorageError, UsageError
+
+TABLE = pa.table({"a": [1, 2, 3]})
+
+
+def test_a_table_comes_back_and_its_bytes_are_stable(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    first = folder.write_table("t/x.parquet", TABLE)
+    assert folder.read_table("t/x.parquet").equals(TABLE)
+    assert folder.write_table("t/y.parquet", pa.concat_tables([TABLE.slice(0, 1), TABLE.slice(1)]).combine_chunks()) == first
+    assert folder.list("t", ".parquet") == ["t/x.parquet", "t/y.parquet"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json("x.json", {"old": 1})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="no space left"):
+        folder.write_json("x.json", {"new": 1})
+    assert folder.read_json("x.json") == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_full_disk_is_one_clear_error() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with pytest.raises(StorageError):
+        RunFolder("/dev/full").write_json("x.json", {})
+
+
+def test_damaged_and_missing_files(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.read_json("none.json") is None
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "bad.parquet").write_text("PAR1")
+    with pytest.raises(StorageError, match="bad.json"):
+        folder.read_json("bad.json")
+    with pytest.raises(StorageError, match=r"bad\.parquet"):
+        folder.read_table("bad.parquet")
+    with pytest.raises(StorageError, match=r"none\.parquet"):
+        folder.read_table("none.parquet")
+
+
+def test_two_runs_on_one_output_are_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    with folder.lock(), pytest.raises(UsageError, match="in use by another run"), RunFolder(tmp_path / "out").lock():
+        pass
+    with folder.lock():  # free again
+        pass
+
+
+def test_the_lock_of_a_dead_run_is_taken_over(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    (tmp_path / ".lock").write_text(json.dumps({"host": socket.gethostname(), "pid": child}))
+    with RunFolder(tmp_path).lock():
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+
+
+def test_drafts_of_a_killed_run_are_swept(tmp_path: Path) -> None:
+    (tmp_path / "ledger").mkdir()
+    draft = tmp_path / "ledger" / ".shard-00000.parquet.abc.tmp"
+    draft.write_text("half")
+    RunFolder(tmp_path).sweep()
+    assert not draft.exists()
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        RunFolder(tmp_path / "f").is_empty()
+
+
+def test_other_filesystems_hold_a_run_too() -> None:
+    folder = RunFolder("memory://bucket/out")
+    assert folder.is_empty()
+    folder.write_table("ledger/shard-00000.parquet", TABLE)
+    folder.write_json("run.json", {"a": 1})
+    assert folder.read_json("run.json") == {"a": 1}
+    assert folder.list("ledger") == ["ledger/shard-00000.parquet"]
+    assert folder.scan("ledger", None).equals(TABLE)
+    folder.remove("run.json")
+    assert folder.read_json("run.json") is None

@@ -1,0 +1,105 @@
+"""Decisions over parts, and what only a whole shard can see."""
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+
+from pipeline.annotation import Measurement
+from pipeline.curation import SAME_RECORD, decide, settle, shard_count, shard_of
+from pipeline.recipe import Recipe, parse_recipe
+from pipeline.tables import CURATED, DOCUMENTS, RECORDS, document_id
+
+RECIPE = parse_recipe("name: x\nrules: {q: {bounds: {word_count: [3, null]}}}\n")
+DATE = datetime(2024, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def record(number: int, outcome: str | None = None, **more) -> dict:
+    base = dict.fromkeys(RECORDS.names)
+    return base | {
+        "doc_id": document_id(f"<urn:{number}>", "https://a.example/", DATE, "sha1:X"),
+        "source": "web", "warc_file": "a.warc.gz", "warc_offset": number * 10, "warc_length": 10, "date": DATE,
+        "record_type": "response", "url": "https://a.example/", "flaws": [], "gate_hits": ["g"] if outcome else [],
+        "outcome": outcome, "reason": "g" if outcome else None,
+    } | more
+
+
+def part(rows: list[dict], texts: dict[int, str], recipe: Recipe = RECIPE) -> list[pa.Table]:
+    records = pa.Table.from_pylist(rows, RECORDS)
+    documents = pa.Table.from_pylist(
+        [
+            dict.fromkeys(DOCUMENTS.names)
+            | {"doc_id": rows[i]["doc_id"], "text": text, "language": "en", "language_score": 0.9, "script_share": 1.0}
+            for i, text in texts.items()
+        ],
+        DOCUMENTS,
+    )
+    batch = documents.combine_chunks().to_batches()[0] if texts else pa.RecordBatch.from_pylist([], DOCUMENTS)
+    measured = Measurement(recipe).annotate(batch)
+    signals = pa.table(
+        [batch.column("doc_id"), *measured.signals.columns], names=["doc_id", *measured.signals.schema.names]
+    )
+    return [records, documents, signals, measured.edits]
+
+
+def test_every_record_gets_one_row_and_every_reason() -> None:
+    rows = [record(0), record(1, "dropped"), record(2), record(3, "error", error="cut")]
+    decided = decide(*part(rows, {0: "one two three four", 2: "one"}), RECIPE, 1)
+    assert decided.column("doc_id").to_pylist() == [r["doc_id"] for r in rows]
+    assert decided.column("outcome").to_pylist() == ["kept", "dropped", "dropped", "error"]
+    assert decided.column("rule_hits").to_pylist() == [[], ["g"], ["q.word_count"], ["g"]]
+    assert decided.column("text").to_pylist() == ["one two three four", None, None, None]
+    assert decided.column("n_words").to_pylist() == [4, None, None, None]
+    assert decided.column("word_count").to_pylist() == [4, None, 1, None]
+
+
+def test_parts_that_do_not_belong_together_are_refused() -> None:
+    tables = part([record(0), record(1)], {0: "a b c", 1: "a b c"})
+    tables[1] = tables[1].slice(1)
+    with pytest.raises(ValueError, match="do not belong"):
+        decide(*tables, RECIPE, 1)
+
+
+def test_settle_is_a_function_of_the_rows_not_of_their_order() -> None:
+    rows = [record(i) for i in range(6)]
+    decided = decide(*part(rows, {i: f"text number {i} here" for i in range(6)}), RECIPE, 1)
+    ledger, curated = settle(decided)
+    again = settle(decided.take([3, 1, 5, 0, 2, 4]))
+    assert ledger.equals(again[0]) and curated.equals(again[1])
+    assert curated.schema.equals(CURATED)
+    assert curated.column("id").to_pylist() == sorted(r["doc_id"] for r in rows)
+    assert ledger.column("row").to_pylist() == list(range(6))
+
+
+def test_a_capture_archived_twice_is_read_twice_and_kept_once() -> None:
+    rows = [record(0), record(0, warc_file="b.warc.gz")]
+    ledger, curated = settle(decide(*part(rows, {0: "one two three", 1: "one two three"}), RECIPE, 1).take([1, 0]))
+    assert curated.column("warc_file").to_pylist() == ["a.warc.gz"]
+    assert ledger.column("outcome").to_pylist() == ["kept", "dropped"]
+    assert ledger.column("reason").to_pylist() == [None, SAME_RECORD]
+    assert ledger.column("shard").to_pylist() == [0, None]
+
+
+def test_line_edits_are_applied_to_the_curated_text_only() -> None:
+    recipe = parse_recipe("name: x\nrules: {c: {dialect: c4@fineweb, bounds: {sentence_count: null}}}\n")
+    text = "The mill stands by the river and still turns.\nPlease accept our cookie policy to go on reading here.\nIt grinds."
+    tables = part([record(0)], {0: text}, recipe)
+    decided = decide(*tables, recipe, 1)
+    assert tables[1].column("text").to_pylist() == [text]
+    if decided.column("outcome")[0].as_py() == "kept":
+        assert "cookie" not in decided.column("text")[0].as_py()
+    assert any(e["reason"] for e in tables[3].to_pylist())
+
+
+def test_an_empty_part_gives_an_empty_ledger() -> None:
+    decided = decide(*part([], {}), RECIPE, 4)
+    ledger, curated = settle(decided)
+    assert ledger.num_rows == curated.num_rows == 0
+
+
+def test_shards_are_equal_ranges_of_the_id_space() -> None:
+    ids = ["00000000" + "0" * 24, "7fffffff" + "f" * 24, "80000000" + "0" * 24, "ffffffff" + "f" * 24]
+    assert shard_of(ids, 2).tolist() == [0, 0, 1, 1]
+    assert shard_of(ids, 1).tolist() == [0, 0, 0, 0]
+    assert shard_count(0, RECIPE) == 1
+    assert shard_count(RECIPE.output.shard_bytes + 1, RECIPE) == 2

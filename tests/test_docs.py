@@ -1,0 +1,46 @@
+"""The documentation is true: its code runs, its recipe loads, its tables are the tables."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.recipe import parse_recipe, published_recipes
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+CODE = [(page.name, i, code) for page in PAGES for i, code in enumerate(blocks(page, "python"))]
+
+
+@pytest.mark.parametrize(("page", "number", "code"), CODE, ids=[f"{p}-{i}" for p, i, _ in CODE])
+def test_python_in_the_docs_runs(page: str, number: int, code: str) -> None:
+    exec(compile(code, f"{page}#{number}", "exec"), {"__name__": "docs"})
+
+
+def test_the_recipe_in_the_docs_is_valid() -> None:
+    (text,) = blocks(ROOT / "docs" / "recipes.md", "yaml")
+    recipe = parse_recipe(text)
+    assert dict(recipe.groups())["c4"].bounds["sentence_count"] == (3, None)
+
+
+def test_every_shipped_recipe_is_described() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in published_recipes())
+
+
+def test_the_page_on_tables_is_made_from_the_schemas() -> None:
+    from docs_tables import page
+
+    assert (ROOT / "docs" / "tables.md").read_text(encoding="utf-8") == page()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
