@@ -140,19 +140,16 @@ def _compressed(members: Members, file: str, start: int, end: int, max_payload: 
             at = yield from _member(members, file, at, max_payload)
             continue
         except MemberError as error:
-            reason, scan = error.reason, max(error.at, at + 1)
-            lost = error.lost if isinstance(error, _CutMemberError) else at
-        following = members.next_whole(min(scan, source.size))
+            reason = error.reason
+            lost = error.at if isinstance(error, _CutMemberError) else at
+        # Not from where inflating failed: a cut member runs on into the good ones behind it before it fails.
+        following = members.next_whole(max(lost, at + 1))
         yield from _gap(source, file, lost, following, reason)
         at = following
 
 
 class _CutMemberError(MemberError):
-    """A member of many records that breaks after some were read; the rest of it, from `lost` on, could not be."""
-
-    def __init__(self, lost: int, reason: str) -> None:
-        super().__init__(lost, reason)
-        self.lost = lost
+    """A member of many records that breaks after some were read; the rest of it, from `at` on, could not be."""
 
 
 def _first(members: Members, start: int, end: int) -> int:
@@ -239,7 +236,7 @@ def _streamed(
     except MemberError as error:
         if held is None:
             raise
-        cut = max(error.at, start + 1)
+        cut = max(stream.member.mark[1], start + 1)
         yield _inflated(held)
         yield Skipped(members.codec.name, start, cut - start)
         raise _CutMemberError(cut, error.reason) from None
