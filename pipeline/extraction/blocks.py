@@ -7,27 +7,32 @@ is a difference of prefix sums; `features.py` turns the blocks into numbers.
 import functools
 import re
 from dataclasses import dataclass, field
+from importlib.resources import files
 
+import yaml
 from lxml import etree
 
-DROPPED = (
-    "script style noscript template svg iframe object embed canvas video audio map select datalist textarea button "
-    "applet frameset head input progress meter dialog"
-).split()
-"""Elements that hold no running text, or text that is not the page's."""
-
-_INLINE = frozenset(
-    "a abbr acronym b bdi bdo big cite code data del dfn em font i img ins kbd label mark nobr q rp rt ruby s samp small "
-    "span strike strong sub sup time tt u var wbr".split()
-)
+_NAMES = yaml.safe_load((files(__package__) / "names.yaml").read_text("utf-8"))
+DROPPED: tuple[str, ...] = tuple(_NAMES["dropped"].split())
+_INLINE = frozenset(_NAMES["inline"].split())
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 
 TAGS = ("p", "heading", "li", "cell", "pre", "quote", "term", "caption", "div", "other")
 """Kinds of the element that a block stands in directly."""
 _TAG_OF = {
     **dict.fromkeys(_HEADINGS, "heading"),
-    **{"p": "p", "li": "li", "td": "cell", "th": "cell", "pre": "pre", "listing": "pre", "blockquote": "quote"},
-    **{"dt": "term", "dd": "term", "figcaption": "caption", "caption": "caption", "summary": "heading"},
+    "p": "p",
+    "li": "li",
+    "td": "cell",
+    "th": "cell",
+    "pre": "pre",
+    "listing": "pre",
+    "blockquote": "quote",
+    "dt": "term",
+    "dd": "term",
+    "figcaption": "caption",
+    "caption": "caption",
+    "summary": "heading",
     **dict.fromkeys(("div", "section", "article", "main", "body", "center"), "div"),
 }
 _TAG_INDEX = {tag: TAGS.index(kind) for tag, kind in _TAG_OF.items()}
@@ -36,32 +41,15 @@ PLACES = ("nav", "header", "footer", "aside", "article", "main", "form", "table"
 """Elements that mark everything inside them; bit i of a block's mask is PLACES[i], and the hints follow."""
 _PLACE_OF = {
     **{place: place for place in ("nav", "header", "footer", "aside", "article", "main", "form", "table", "figure")},
-    **{"ul": "list", "ol": "list", "blockquote": "quote", "menu": "nav"},
+    "ul": "list",
+    "ol": "list",
+    "blockquote": "quote",
+    "menu": "nav",
 }
 _PLACE_BIT = {tag: 1 << PLACES.index(place) for tag, place in _PLACE_OF.items()}
 _HIDDEN = 1 << PLACES.index("hidden")
 
-HINTS: dict[str, str] = {
-    "content": r"content|main|entry|body|text|inhalt|contenu|contenido",
-    "article": r"article|artikel|post|story|blog|news|hentry",
-    "comment": r"comment|disqus|discuss|kommentar|respon|repl(?:y|ies)|pingback|trackback",
-    "thread": r"thread|forum|topic|message|msg|answer|question|quote",
-    "side": r"side|rail|widget|aside|secondary|col-?(?:2|3)|right|left",
-    "navigation": r"nav|menu|crumb|pag(?:er|inat|ing)|skip|toc|tabs?\b|index",
-    "foot": r"foot|copyright|legal|imprint|disclaim|bottom",
-    "head": r"head|top\b|logo|brand|banner|masthead",
-    "share": r"share|social|facebook|twitter|follow|print|email|bookmark|tool|action|button|btn",
-    "related": r"relat|recommend|popular|more|latest|recent|trend|teaser|promo|also|next|prev",
-    "advert": r"\bad[sv]?\b|\bad-|-ad\b|advert|sponsor|commerc|adsense|outbrain|taboola|doubleclick",
-    "byline": r"meta|byline|author|date|time|publish|credit|caption|tag|categor|label|info",
-    "form": r"form|login|sign|register|subscri|newsletter|search|input|modal|popup|overlay|cookie|consent|gdpr",
-    "product": r"product|item|price|cart|shop|detail|descri|spec|feature|review|rating|card|list|grid|tile|result",
-    "hidden": r"hidden|hide|invisible|sr-only|screen-reader|offscreen|visuallyhidden|collaps",
-    "title": r"title|headline|heading|subject",
-    "lead": r"lead|intro|summary|abstract|excerpt|deck|standfirst|dek",
-    "site": r"wrap|container|page|site|layout|inner|outer",
-}
-"""Words in `class` and `id` that say what a container is for; the classifier learns what each is worth."""
+HINTS: dict[str, str] = _NAMES["hints"]
 _HINT = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in HINTS.items()), re.I)
 _HINT_BIT = {name: 1 << (len(PLACES) + i) for i, name in enumerate(HINTS)}
 N_FLAGS = len(PLACES) + len(HINTS)
@@ -128,7 +116,8 @@ def read_blocks(markup: str) -> Blocks:
     return blocks
 
 
-def _walk(body: "etree._Element", blocks: Blocks) -> None:  # noqa: PLR0915 - one loop, in line for speed
+def _walk(body: "etree._Element", blocks: Blocks) -> None:
+    # One long loop and local names on purpose: it runs for every tag of every page.
     pieces: list[str] = []
     link_chars = breaks = 0
     in_link = in_pre = 0

@@ -20,7 +20,10 @@ STEP = 1 / 64
 WEIGHT_STEP = 1 / 1024
 """… and weights of this."""
 _LIMIT = 16.0
-_CELL, _CODE = TAGS.index("cell"), TAGS.index("pre")
+_CELL, _CODE, _ITEM = TAGS.index("cell"), TAGS.index("pre"), TAGS.index("li")
+_LINKS_AMID = 0.2
+"""A table or list between kept blocks is kept below this share of links. With 0.2 and 0.5 the mean F1 of unseen pages
+rises alike (0.8995 to 0.9003 in five folds); more than that invites lists of related pages."""
 
 
 class Network(NamedTuple):
@@ -89,25 +92,32 @@ def content(blocks: Blocks, net: Network | None = None) -> str:
 
 
 def whole(blocks: Blocks, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """`kept` with what belongs together: all cells of a table of which most are kept, and code amid kept blocks.
+    """`kept` with what belongs together: tables and lists kept by halves or amid kept blocks, and code amid the rest.
 
-    Short cells and lines of code look like anything; what stands around them says more than they do.
+    Short cells, items and lines of code look like anything; what stands around them says more than they do.
     """
     found = np.flatnonzero(kept)
     if not len(found):
         return kept
-    tag = np.array(blocks.tag)
-    cell = (tag == _CELL) & (np.array(blocks.row) > 0)
-    code = tag == _CODE
-    if not cell.any() and not code.any():
-        return kept
     result = kept.copy()
+    tag = np.array(blocks.tag)
+    code = tag == _CODE
     result[found[0] : found[-1] + 1] |= code[found[0] : found[-1] + 1]
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], cell.astype(np.int8), [0]))))
-    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        if 2 * kept[start:end].sum() >= end - start:
-            result[start:end] = True
+    for kind in ((tag == _CELL) & (np.array(blocks.row) > 0), tag == _ITEM):
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], kind.astype(np.int8), [0]))))
+        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            if kept[start:end].all():
+                continue
+            amid = start > 0 and end < len(kept) and kept[start - 1] and kept[end]
+            if 2 * kept[start:end].sum() >= end - start or (amid and _links(blocks, start, end) < _LINKS_AMID):
+                result[start:end] = True
     return result
+
+
+def _links(blocks: Blocks, start: int, end: int) -> float:
+    """Mean share of link text over a stretch of blocks."""
+    shares = (blocks.link_chars[i] / max(len(blocks.text[i]), 1) for i in range(start, end))
+    return sum(shares) / (end - start)
 
 
 def sizes(blocks: Blocks) -> NDArray[np.float64]:

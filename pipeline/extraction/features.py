@@ -1,5 +1,7 @@
 """Blocks of a page -> numbers for the block classifier. Every feature is a function of the page alone."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,7 +48,7 @@ def features(blocks: Blocks) -> NDArray[np.float64]:
     element = np.array(blocks.element)
     held = before[end] - before[start]
 
-    columns: list[NDArray[np.float64]] = [
+    columns: list[NDArray[Any]] = [
         length - 4,
         np.log1p(words) - 2,
         link * 2,
