@@ -123,7 +123,8 @@ class Member:
             try:
                 if self._codec.limited:
                     piece = inflater.decompress(data, limit)
-                    self._tail = inflater.unconsumed_tail
+                    # After the end zlib gives what is left twice, as unused_data and as a stale unconsumed_tail.
+                    self._tail = b"" if inflater.eof else inflater.unconsumed_tail
                 else:
                     piece = inflater.decompress(data)
             except (zlib.error, zstandard.ZstdError) as error:
