@@ -51,8 +51,8 @@ def thread(english: English) -> Main:
         prose.append(text)
         author = names[i % 4].lower() + str(random.randrange(10, 99))
         posts.append(
-            f'<div class="post" id="p{i}"><div class="post-author"><a href="/user/{author}">{author}</a></div>'
-            f'<div class="post-date">{random.randrange(1, 28)} {english.decks["month"].draw()} 2023</div>'
+            f'<div class="post" id="p{i}"><div class="post-author"><a href="/user/{author}">{author}</a>, '
+            f"{random.randrange(1, 28)} {english.decks['month'].draw()} 2023</div>"
             f'<div class="post-body">{paragraphs([text])}</div></div>'
         )
     return Main(english.title() + "?", f'<div class="thread">{"".join(posts)}</div>', prose)
@@ -92,10 +92,8 @@ def documentation(english: English, braces: bool = False) -> tuple[Main, str]:
     texts = [english.paragraph(2, 4) for _ in range(random.randint(4, 6))]
     steps = [english.sentence() for _ in range(4)]
     code = code_lines(random, braces)
-    rows = "".join(
-        f"<tr><td>{escape(english.decks['object'].draw())}</td><td>{random.randrange(1, 500)}</td></tr>"
-        for _ in range(4)
-    )
+    names = random.sample(bank("topics")[english.topic]["objects"], 4)
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{random.randrange(1, 500)}</td></tr>" for name in names)
     html = [f"<h2>{escape(english.heading())}</h2>", paragraphs(texts[:2]), f"<pre><code>{escape(code)}</code></pre>"]
     html += [paragraphs(texts[2:3]), "<h2>Steps</h2>", bullets(steps, "ol"), "<h2>Values</h2>"]
     html += [f"<table><tr><th>Name</th><th>Value</th></tr>{rows}</table>", paragraphs(texts[3:])]
@@ -124,10 +122,10 @@ def mathematics(english: English) -> tuple[Main, list[str]]:
 def data_table(english: English) -> tuple[Main, list[str]]:
     """An article around a table of measurements; and some cells of the table."""
     random = english.random
-    towns = random.sample(bank("english")["towns"], 6)
+    towns = random.sample(bank("english")["towns"], 4)
     cells = [[t, str(random.randrange(100, 999)), f"{random.randrange(10, 99)}.{random.randrange(9)}"] for t in towns]
     rows = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in cells)
-    texts = prose_paragraphs(english, 180)
+    texts = prose_paragraphs(english, 260)
     table = f"<table><thead><tr><th>Town</th><th>Visits</th><th>Share</th></tr></thead><tbody>{rows}</tbody></table>"
     return Main(english.title(), paragraphs(texts[:2]) + table + paragraphs(texts[2:]), texts), [
         cells[0][1],

@@ -9,6 +9,9 @@ from pipeline.sample.prose import bank, topics
 
 DUMPS = ("CC-MAIN-2024-10", "CC-MAIN-2024-22")
 
+LAYOUTS = (0, 1, 2, 3, 0, 1, 2, 4)
+"""Layouts of the sites in turn. The last is a table, which some engines take for data: it stays rare."""
+
 
 @dataclass(slots=True)
 class Page:
@@ -69,7 +72,7 @@ def site(seed: int, index: int) -> Site:
     footer = f"Copyright {random.randrange(2009, 2024)} {name}. " + random.choice(words["footers"])
     menu = tuple(random.sample(words["menu"], random.randint(6, 10)))
     prefix = random.choice(("www.", "", "blog.", ""))
-    return Site(f"{prefix}{first}{second}{index}.{tld}", name, topic, menu, footer, index % 5)
+    return Site(f"{prefix}{first}{second}{index}.{tld}", name, topic, menu, footer, LAYOUTS[index % len(LAYOUTS)])
 
 
 def paragraphs(texts: list[str]) -> str:

@@ -120,8 +120,8 @@ def machine_log(draft: Draft) -> list[Page]:
     """Lines of a server log as text/plain."""
     random = draft.random
     lines = [
-        f"2024-0{random.randrange(1, 9)}-{random.randrange(10, 28)} {random.randrange(10, 24)}:{random.randrange(10, 60)} srv"
-        f"{random.randrange(9)} kernel[{random.randrange(9999)}]: 0x{random.randrange(16**8):08x} "
+        f"2024-0{random.randrange(1, 9)}-{random.randrange(10, 28)} {random.randrange(10, 24)}:00"
+        f" n{random.randrange(9)} kernel[{random.randrange(9999)}]: 0x{random.randrange(16**8):08x} "
         f"rc={random.randrange(99)}"
         for _ in range(random.randint(60, 160))
     ]
