@@ -109,17 +109,29 @@ class Member:
         self._inflater = codec.inflater()
         self._tail = b""
         self.mark = (0, start)
+        self._broken: MemberError | None = None
 
     def read(self, limit: int = BLOCK) -> bytes:
-        """The next piece, about `limit` bytes, or b'' after the end. Raises MemberError."""
+        """The next piece, about `limit` bytes, or b'' after the end. Raises MemberError once all that could be inflated
+        has been given."""
         pieces: list[bytes] = []
+        try:
+            self._fill(pieces, limit)
+        except MemberError:
+            if not pieces:
+                raise
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _fill(self, pieces: list[bytes], limit: int) -> None:
+        if self._broken is not None:
+            raise self._broken
         n = 0
         inflater = self._inflater
         while n < limit and self.end is None:
             data = self._tail or self._source.read(self.at, self._codec.feed)
             self._tail = b""
             if not data:
-                raise MemberError(self.at, f"{self._codec.name} member cut at the end of the file")
+                raise self._break("cut at the end of the file")
             try:
                 if self._codec.limited:
                     piece = inflater.decompress(data, limit)
@@ -128,7 +140,7 @@ class Member:
                 else:
                     piece = inflater.decompress(data)
             except (zlib.error, zstandard.ZstdError) as error:
-                raise MemberError(self.at, f"{self._codec.name} member damaged: {_words(error)}") from None
+                raise self._break(f"damaged: {_words(error)}") from None
             self.at += len(data) - len(self._tail)
             if inflater.eof:
                 self.at -= len(inflater.unused_data)
@@ -138,7 +150,10 @@ class Member:
                 n += len(piece)
                 self.n_inflated += len(piece)
                 self._guard()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _break(self, reason: str) -> MemberError:
+        self._broken = MemberError(self.at, f"{self._codec.name} member {reason}")
+        return self._broken
 
     def record_starts(self) -> None:
         """Tells that a record begins about here: the guard against bombs counts from here."""
@@ -147,7 +162,7 @@ class Member:
     def _guard(self) -> None:
         inflated, taken = self.n_inflated - self.mark[0], self.at - self.mark[1]
         if inflated > BOMB_BYTES and inflated > BOMB_RATIO * taken:
-            raise MemberError(self.at, f"record inflates to more than {BOMB_BYTES >> 20} MiB at over {BOMB_RATIO}:1")
+            raise self._break(f"holds a record of more than {BOMB_BYTES >> 20} MiB, packed {BOMB_RATIO}:1 or denser")
 
 
 def _words(error: Exception) -> str:

@@ -4,6 +4,7 @@ import gzip
 import io
 import random
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from pipeline.sources.archive import Damage, Item, Record, Skipped, read_archive
 
@@ -79,7 +80,7 @@ def uncovered(items: Iterable[Item], size: int) -> str | None:
 def union(data: bytes, n: int) -> list[Item]:
     """All items over `n` splits of a file."""
     bounds = [i * len(data) // n for i in range(n + 1)]
-    return [item for a, b in zip(bounds, bounds[1:], strict=False) for item in read(data, a, b)]
+    return [item for a, b in pairwise(bounds) for item in read(data, a, b)]
 
 
 def same(a: Iterable[Item], b: Iterable[Item]) -> bool:

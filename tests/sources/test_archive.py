@@ -44,7 +44,8 @@ def test_containers(pack) -> None:  # type: ignore[no-untyped-def]
 
 def test_arc_records() -> None:
     head = arc("filedesc://a.arc", b"1 0 IA\nURL IP-address Archive-date Content-type Archive-length\n")
-    data = head + arc("http://a.example/", http(b"one")) + arc("dns:a.example", b"192.0.2.1") + arc("http://b.example/", b"")
+    data = head + arc("http://a.example/", http(b"one")) + arc("dns:a.example", b"192.0.2.1")
+    data += arc("http://b.example/", b"")
     items = read(data)
     assert [(r.url, r.payload) for r in records(items)] == [("http://a.example/", b"one"), ("http://b.example/", b"")]
     assert [i.record_type for i in items if isinstance(i, Skipped)] == ["arcinfo", "dns"]
@@ -73,6 +74,14 @@ def test_damaged_member_costs_itself() -> None:
         assert same(union(data, n), items)
 
 
+def test_whole_gzip_cut_short_keeps_what_is_whole() -> None:
+    data = gzip.compress(b"".join(PAGES))
+    items = read(data[: len(data) // 2])
+    assert 4 <= len(records(items)) <= 6
+    assert len(damage(items)) == 1
+    assert uncovered(items, len(data) // 2) is None
+
+
 def test_archive_within_a_page_is_not_read_as_records() -> None:
     inner = members([warc(page(n, 40), number=100 + n) for n in range(5)])
     outer = gzip.compress(warc(http(inner, "Content-Type: application/gzip"), number=50), 0)
@@ -86,7 +95,7 @@ def test_archive_within_a_page_is_not_read_as_records() -> None:
 def test_bomb_is_refused_and_large_page_is_not_held() -> None:
     large = gzip.compress(warc(http(b"a" * (40 << 20)), number=1), 1)
     items = read(large + members(PAGES[:1]), max_payload=1000)
-    assert [(len(r.payload), r.n_payload) for r in records(items)][0] == (1000, 40 << 20)
+    assert next((len(r.payload), r.n_payload) for r in records(items)) == (1000, 40 << 20)
     assert "payload_truncated" in records(items)[0].flaws
     assert len(records(items)) == 2
 
@@ -118,7 +127,8 @@ def test_fuzz() -> None:
             touched = (at, len(whole))
         items = read(bytes(data))
         assert uncovered(items, len(data)) is None
-        intact = {f"http://example.org/{i}" for i in range(12) if starts[i + 1] <= touched[0] or starts[i] >= touched[1]}
+        untouched = [i for i in range(12) if starts[i + 1] <= touched[0] or starts[i] >= touched[1]]
+        intact = {f"http://example.org/{i}" for i in untouched}
         assert intact <= {r.url for r in records(items)}
         assert same(union(bytes(data), 5), items)
 

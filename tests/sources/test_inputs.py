@@ -18,7 +18,7 @@ def test_each_file_once_and_sorted(tmp_path: Path) -> None:
 
 
 def test_errors_name_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing-here.*no such file"):
+    with pytest.raises(InputError, match=r"nothing-here.*no such file"):
         expand([str(tmp_path / "nothing-here")])
     with pytest.raises(InputError, match="holds no archives"):
         expand([str(tmp_path)])
