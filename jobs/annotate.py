@@ -26,6 +26,7 @@ class AnnotatePart:
     recipe: Recipe
 
     def __call__(self, part: str) -> None:
+        """Does the part of that name."""
         folder = RunFolder(self.output)
         documents = folder.read_table(f"documents/part-{part}.parquet", ["doc_id", "text"])
         measurement = Measurement(self.recipe)

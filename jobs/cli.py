@@ -67,7 +67,9 @@ def run(
     master: Annotated[str | None, typer.Option(help="Spark master; local[*] if not given.")] = None,
     tolerate: Annotated[
         float | None,
-        typer.Option(help="Share of input files or bytes that may be unreadable, instead of the recipe's.", min=0, max=1),
+        typer.Option(
+            help="Share of input files or bytes that may be unreadable, instead of the recipe's.", min=0, max=1
+        ),
     ] = None,
 ) -> None:
     """Run the whole pipeline: archives in, curated shards and the ledger out.
@@ -86,8 +88,13 @@ def run(
     with Bar(err) as bar:
         try:
             done = job.run(
-                loaded, [*input_, *(more or [])], output,
-                partitions=partitions, upto=upto, master=master, progress=bar,
+                loaded,
+                [*input_, *(more or [])],
+                output,
+                partitions=partitions,
+                upto=upto,
+                master=master,
+                progress=bar,
             )
         except CrawlmillError as error:
             if error.exit_code != 3:
@@ -104,8 +111,10 @@ def run(
         _show_funnel(done)
         rows = sum(s["tables"]["records"]["rows"] for s in done.manifests("extract"))
         seconds = time.monotonic() - began
-        out.print(f"{rows:,} records in {seconds:.1f} s. Ask of any page: crawlmill explain {escape(output)} URL",
-                  highlight=False)
+        out.print(
+            f"{rows:,} records in {seconds:.1f} s. Ask of any page: crawlmill explain {escape(output)} URL",
+            highlight=False,
+        )
     else:
         out.print(f"{upto} done in {escape(output)}; run again without --upto to complete it", highlight=False)
     if problem is not None:
@@ -147,7 +156,9 @@ def explain(
     for wanted in keys:
         rows = find(opened, wanted)
         if not rows:
-            raise UsageError(f"no record of {wanted!r} in {folder}; give a URL, a doc_id, or FILE:OFFSET from the ledger")
+            raise UsageError(
+                f"no record of {wanted!r} in {folder}; give a URL, a doc_id, or FILE:OFFSET from the ledger"
+            )
         for row in rows:
             body = extracted_text(opened, row) if text else None
             table = measured(row, opened.recipe)
@@ -182,12 +193,21 @@ def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | N
         out.print(f"{name:<{width}}  {escape(str(value))}", highlight=False)
     if table:
         grid = Table(box=None, pad_edge=False)
-        for column, justify in (("rule", "left"), ("least", "right"), ("measured", "right"), ("most", "right"), ("", "left")):
+        for column, justify in (
+            ("rule", "left"),
+            ("least", "right"),
+            ("measured", "right"),
+            ("most", "right"),
+            ("", "left"),
+        ):
             grid.add_column(column, justify=justify)  # type: ignore[arg-type]
         for entry in table:
             grid.add_row(
-                escape(entry["rule"]) + ("" if entry["rule"].endswith(entry["signal"]) else f" ({escape(entry['signal'])})"),
-                _number(entry["minimum"]), _number(entry["value"]), _number(entry["maximum"]),
+                escape(entry["rule"])
+                + ("" if entry["rule"].endswith(entry["signal"]) else f" ({escape(entry['signal'])})"),
+                _number(entry["minimum"]),
+                _number(entry["value"]),
+                _number(entry["maximum"]),
                 "[red]broken[/]" if entry["broken"] else "",
             )
         out.print(grid)
@@ -236,8 +256,11 @@ def main() -> None:
         if debug:
             raise
         first = (str(error).strip().splitlines() or [""])[0]
-        err.print(f"[red]error:[/] {type(error).__name__}: {escape(first)} (this is our fault; --debug shows more)",
-                  highlight=False, soft_wrap=True)
+        err.print(
+            f"[red]error:[/] {type(error).__name__}: {escape(first)} (this is our fault; --debug shows more)",
+            highlight=False,
+            soft_wrap=True,
+        )
         sys.exit(1)
 
 

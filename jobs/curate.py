@@ -39,8 +39,9 @@ class _Curation:
 
     def decided(self, part: str) -> pa.Table:
         folder = RunFolder(self.measures)
-        tables = [folder.read_table(f"{name}/part-{part}.parquet") for name in ("records", "documents", "signals", "edits")]
-        return decide(*tables, self.recipe, self.n_shards).cast(self.schema)
+        names = ("records", "documents", "signals", "edits")
+        records, documents, signals, edits = (folder.read_table(f"{name}/part-{part}.parquet") for name in names)
+        return decide(records, documents, signals, edits, self.recipe, self.n_shards).cast(self.schema)
 
     def write(self, shard: int, rows: pa.Table) -> None:
         ledger, curated = settle(rows.cast(self.schema))
@@ -50,7 +51,9 @@ class _Curation:
             "curated": folder.write_table(f"curated/{name}.parquet", curated),
             "ledger": folder.write_table(f"ledger/{name}.parquet", ledger),
         }
-        folder.write_json(f"_manifests/{STAGE}/{name}.json", {"part": name, "tables": written, **_tally(ledger, curated)})
+        folder.write_json(
+            f"_manifests/{STAGE}/{name}.json", {"part": name, "tables": written, **_tally(ledger, curated)}
+        )
 
 
 def _tally(ledger: pa.Table, curated: pa.Table) -> dict[str, Any]:
@@ -75,7 +78,8 @@ def _decide_parts(curation: _Curation, wire: pa.Schema, batches: Iterator[pa.Rec
 
 def _write_shards(curation: _Curation, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Rows arrive sorted by shard, so one shard at a time is held."""
-    current, held = None, []
+    current = -1
+    held: list[pa.RecordBatch] = []
     for batch in batches:
         shards = batch.column("shard").to_pylist()
         at = 0

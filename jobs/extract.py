@@ -25,6 +25,7 @@ class ExtractPart:
     recipe: Recipe
 
     def __call__(self, task: Task) -> None:
+        """Does the part of that task."""
         with Extractor(self.recipe) as extractor:
             part = extractor.extract(_items(task, self.recipe), task.path, task.start)
         text_bytes = pc.sum(pc.binary_length(part.documents.column("text"))).as_py() or 0

@@ -49,11 +49,14 @@ class Run:
 
     def done(self, stage: str) -> set[str]:
         """Names of the parts whose manifest says that `stage` is done with them."""
-        return {name.rsplit("/", 1)[-1].removesuffix(".json") for name in self.folder.list(f"_manifests/{stage}", ".json")}
+        return {
+            name.rsplit("/", 1)[-1].removesuffix(".json") for name in self.folder.list(f"_manifests/{stage}", ".json")
+        }
 
     def manifests(self, stage: str) -> list[dict[str, Any]]:
         """The manifests of a stage, in the order of parts."""
-        return [self.folder.read_json(name) for name in self.folder.list(f"_manifests/{stage}", ".json")]
+        names = self.folder.list(f"_manifests/{stage}", ".json")
+        return [facts for name in names if (facts := self.folder.read_json(name)) is not None]
 
     def record(self, stage: str, **facts: Any) -> None:
         """Notes what a stage did in run.json."""

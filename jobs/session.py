@@ -74,7 +74,11 @@ def _check_java() -> None:
 
 
 def for_each(
-    spark: Any, tasks: Sequence[Any], function: Callable[[Any], None], name: str, partitions: int | None = None,
+    spark: Any,
+    tasks: Sequence[Any],
+    function: Callable[[Any], None],
+    name: str,
+    partitions: int | None = None,
     watch: Watch | None = None,
 ) -> None:
     """Runs `function` on every task, on the executors. Nothing comes back: functions leave manifests in the run folder.
@@ -97,8 +101,11 @@ def watched(spark: Any, name: str, action: Callable[[], Any], watch: Watch | Non
     def poll() -> None:
         tracker = context.statusTracker()
         while not done.wait(0.25):
-            stages = [tracker.getStageInfo(s) for j in tracker.getJobIdsForGroup(name)
-                      for s in getattr(tracker.getJobInfo(j), "stageIds", ())]
+            stages = [
+                tracker.getStageInfo(s)
+                for j in tracker.getJobIdsForGroup(name)
+                for s in getattr(tracker.getJobInfo(j), "stageIds", ())
+            ]
             known = [s for s in stages if s is not None]
             if known and watch:
                 watch(sum(s.numCompletedTasks for s in known), max(total, sum(s.numTasks for s in known)))

@@ -1,9 +1,9 @@
 """The run folder: tables in parts, manifests written last, on a disk or an object store.
 
-    OUT/run.json                        recipe, inputs, code version, counts, timings
-    OUT/<table>/part-<name>.parquet     one file a part; co-partitioned over records, documents, signals, edits
-    OUT/_manifests/<stage>/<name>.json  written last: a part without one is not there
-    OUT/ledger|curated/shard-00000.parquet
+OUT/run.json                        recipe, inputs, code version, counts, timings
+OUT/<table>/part-<name>.parquet     one file a part; co-partitioned over records, documents, signals, edits
+OUT/_manifests/<stage>/<name>.json  written last: a part without one is not there
+OUT/ledger|curated/shard-00000.parquet
 """
 
 import errno

@@ -8,14 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from pipeline.extraction import Extraction, ExtractionOptions, extract, extract_fast, extract_plain, refine
 from pipeline.extraction.sandbox import Failure, Result, Sandbox
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, UrlGate, UrlWords, data_file
 from pipeline.signals.language import identify, script_share
 from pipeline.signals.urls import UrlRules, split_url
 from pipeline.sources.archive import Damage, Record, Skipped
@@ -51,6 +51,23 @@ class PageText(NamedTuple):
     script_share: float = 1.0
 
 
+@cache
+def url_rules(gate: UrlGate) -> UrlRules:
+    """The rules of a recipe's URL gate, built once a process: lists can have millions of entries."""
+    words = (
+        gate.words.model_dump() if isinstance(gate.words, UrlWords) else data_file(gate.words) if gate.words else None
+    )
+    return UrlRules(
+        domains=gate.entries("domains"),
+        hosts=gate.entries("hosts"),
+        urls=gate.entries("urls"),
+        curated=gate.entries("curated"),
+        allow=gate.entries("allow"),
+        words=words,
+        soft_threshold=gate.soft_minimum,
+    )
+
+
 def read_page(page: PageBytes, recipe: Recipe) -> PageText:
     """Bytes of one page to its text and language. The in-process core of extraction: no isolation, no time limit."""
     limits = recipe.extraction
@@ -67,7 +84,7 @@ def read_page(page: PageBytes, recipe: Recipe) -> PageText:
     if page.plain:
         extraction = extract_plain(decoded.text)
     elif limits.engine == "cascade":
-        extraction = extract_fast(decoded.text, page.url, options)
+        extraction = extract_fast(decoded.text, options)
     else:
         extraction = extract(decoded.text, page.url, limits.engine, options)
     language = identify(extraction.text)
@@ -94,7 +111,17 @@ def _worth_refining(text: str, language: Any, recipe: Recipe) -> bool:
 
 
 # Signatures of what is sometimes served as text/html; each is two to eight bytes that no text begins with.
-_BINARY = (b"%PDF-", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x00\x00\x01\x00", b"RIFF", b"\x7fELF", b"OggS")
+_BINARY = (
+    b"%PDF-",
+    b"\x89PNG",
+    b"GIF8",
+    b"\xff\xd8\xff",
+    b"PK\x03\x04",
+    b"\x00\x00\x01\x00",
+    b"RIFF",
+    b"\x7fELF",
+    b"OggS",
+)
 
 
 def _is_binary(content: bytes) -> bool:
@@ -121,9 +148,9 @@ class _Account:
 class Extractor:
     """Turns the items of an archive into tables, under one recipe. A context manager: it owns a sandbox."""
 
-    def __init__(self, recipe: Recipe, url_rules: UrlRules | None = None):
+    def __init__(self, recipe: Recipe):
         self.recipe = recipe
-        self.url_rules = url_rules or UrlRules.of(recipe.gates.url)
+        self.url_rules = url_rules(recipe.gates.url)
         limits = recipe.extraction
         self._sandbox = Sandbox(
             partial(read_page, recipe=recipe),
@@ -270,7 +297,12 @@ def _settle_page(row: dict[str, Any], outcome: Result[PageText] | Failure) -> di
     """Completes the record's row; returns the documents row if the page has text."""
     if isinstance(outcome, Failure):
         reason = f"extraction.{outcome.kind}"
-        row |= {"outcome": Outcome.ERROR.value, "reason": reason, "gate_hits": [reason], "error": _clean(outcome.message)}
+        row |= {
+            "outcome": Outcome.ERROR.value,
+            "reason": reason,
+            "gate_hits": [reason],
+            "error": _clean(outcome.message),
+        }
         return None
     result = outcome.value
     row["charset"] = result.charset

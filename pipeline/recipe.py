@@ -45,21 +45,32 @@ class _Part(BaseModel):
 
 
 class UrlWords(_Part):
-    """Words that condemn an address. `hard` match as whole words, `substrings` anywhere, `soft` need `soft_minimum`."""
+    """Words that condemn an address: `hard` as whole words, `substrings` anywhere, `soft` only several together."""
 
     hard: tuple[str, ...] = ()
     soft: tuple[str, ...] = ()
     substrings: tuple[str, ...] = ()
-    soft_minimum: int = Field(default=2, ge=1)
 
 
 class UrlGate(_Part):
-    """Which addresses are turned away before their page is parsed. List entries are list files or single entries."""
+    """Which addresses are turned away before their page is parsed.
 
-    blocklists: tuple[str, ...] = ()
-    exclude_curated: tuple[str, ...] = ()
+    Each list holds list files (paths, or files that ship, such as `urls/blocklist.txt`) and single entries. `domains`
+    block all below them, `hosts` themselves only, `urls` one page; `curated` are domains that other sources cover;
+    `allow` overrides all of them. `soft_minimum`: so many different soft words make a hit (RefinedWeb: 2).
+    """
+
+    domains: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    curated: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     words: str | UrlWords | None = None
+    soft_minimum: int = Field(default=2, ge=1)
+
+    def entries(self, kind: str) -> tuple[str | Path, ...]:
+        """One of the lists, with the names of list files as paths. Raises RecipeError for a file that is not there."""
+        return tuple(data_file(name) or name for name in getattr(self, kind))
 
 
 class HttpGate(_Part):
@@ -96,7 +107,7 @@ class Extraction(_Part):
     characters in the fast engine's text.
     """
 
-    engine: Literal["cascade", "resiliparse", "trafilatura"] = "cascade"
+    engine: Literal["cascade", "blocks", "resiliparse", "trafilatura"] = "cascade"
     timeout_s: float = Field(default=5, gt=0, le=600)
     memory: Size = 1_000_000_000
     max_bytes: Size = 10_000_000
@@ -164,7 +175,8 @@ class RuleGroup(_Part):
         kept = {signal: bound for signal, bound in base.bounds.items() if signal not in self.bounds}
         own = {signal: bound for signal, bound in self.bounds.items() if bound is not None}
         # The dialect's order is kept so that overriding a bound does not change which reason comes first.
-        ordered = {signal: own.get(signal, kept.get(signal)) for signal in base.bounds if signal in own or signal in kept}
+        merged = {**kept, **own}
+        ordered = {signal: merged[signal] for signal in base.bounds if signal in merged}
         return Dialect(
             source=self.source or base.source,
             text=self.text or base.text,
@@ -230,21 +242,22 @@ def _digest(value: Any) -> str:
 
 
 def _file_digests(gate: UrlGate) -> dict[str, str]:
-    digests = {}
-    names = [*gate.blocklists, *gate.exclude_curated, *gate.allow, *([gate.words] if isinstance(gate.words, str) else [])]
-    for name in names:
-        path = data_file(name)
-        if path is not None:
-            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return digests
+    named = [name for kind in ("domains", "hosts", "urls", "curated", "allow") for name in getattr(gate, kind)]
+    if isinstance(gate.words, str):
+        named.append(gate.words)
+    files = {name: data_file(name) for name in named}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path}
 
 
-def data_file(name: str, base: Path | None = None) -> Path | None:
-    """The list file that `name` means: a path, or a file that ships in `pipeline/recipes/`; None if it is an entry."""
-    for path in (Path(name), (base or RECIPES) / name, RECIPES / name):
+def data_file(name: str) -> Path | None:
+    """The list file that `name` means: a path, or a file that ships in `pipeline/recipes/`; None if it is an entry.
+
+    Raises RecipeError for what looks like a file and is not there.
+    """
+    for path in (Path(name), RECIPES / name):
         if path.is_file():
             return path
-    if "/" in name or name.endswith((".txt", ".gz", ".yaml")):
+    if "://" not in name and name.endswith((".txt", ".gz", ".yaml")):
         raise RecipeError(f"list file {name!r} does not exist; give a path, or one of: {', '.join(_shipped_lists())}")
     return None
 
@@ -334,9 +347,8 @@ def _explain(error: ValidationError, node: yaml.Node, where: str) -> str:
     line = _line(node, path)
     if problem["type"] == "extra_forbidden":
         valid = _valid_keys(path[:-1])
-        return (
-            f"{where}, line {line}: unknown key {key!r}{_nearest(str(path[-1]), valid)}"
-            + (f"; valid here: {', '.join(valid)}" if valid else "")
+        return f"{where}, line {line}: unknown key {key!r}{_nearest(str(path[-1]), valid)}" + (
+            f"; valid here: {', '.join(valid)}" if valid else ""
         )
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}, line {line}: {key}: {message[:1].lower() + message[1:]}"

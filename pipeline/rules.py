@@ -101,8 +101,7 @@ def hits(signals: pa.Table, recipe: Recipe) -> list[tuple[str, ...]]:
     """For every row of signals (language columns included), the rules that it breaks, in the recipe's order."""
     rules = bounds(recipe)
     names = np.array(["gates.language", "gates.script", *(r.rule for r in rules)], dtype=object)
-    language = language_hits(
-        *(signals.column(c).combine_chunks() for c in ("language", "language_score", "script_share")), recipe
-    )
+    codes, scores, shares = (signals.column(c).combine_chunks() for c in ("language", "language_score", "script_share"))
+    language = language_hits(codes, scores, shares, recipe)
     matrix = np.hstack([language, broken(signals, rules)])
     return [tuple(names[row]) for row in matrix]

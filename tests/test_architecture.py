@@ -32,7 +32,9 @@ def test_imports_point_one_way(package: str) -> None:
 
 
 def test_nothing_depends_on_position_or_on_the_hash_seed() -> None:
-    forbidden = re.compile(r"monotonically_increasing_id|(?<![\w.])hash\(|random\.random\(|\.toPandas\(\)|\.collect\(\)")
+    forbidden = re.compile(
+        r"monotonically_increasing_id|(?<![\w.])hash\(|random\.random\(|\.toPandas\(\)|\.collect\(\)"
+    )
     for package in ("pipeline", "jobs"):
         for path in (ROOT / package).rglob("*.py"):
             assert not forbidden.search(path.read_text(encoding="utf-8")), path

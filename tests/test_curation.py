@@ -16,12 +16,24 @@ DATE = datetime(2024, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 def record(number: int, outcome: str | None = None, **more) -> dict:
     base = dict.fromkeys(RECORDS.names)
-    return base | {
-        "doc_id": document_id(f"<urn:{number}>", "https://a.example/", DATE, "sha1:X"),
-        "source": "web", "warc_file": "a.warc.gz", "warc_offset": number * 10, "warc_length": 10, "date": DATE,
-        "record_type": "response", "url": "https://a.example/", "flaws": [], "gate_hits": ["g"] if outcome else [],
-        "outcome": outcome, "reason": "g" if outcome else None,
-    } | more
+    return (
+        base
+        | {
+            "doc_id": document_id(f"<urn:{number}>", "https://a.example/", DATE, "sha1:X"),
+            "source": "web",
+            "warc_file": "a.warc.gz",
+            "warc_offset": number * 10,
+            "warc_length": 10,
+            "date": DATE,
+            "record_type": "response",
+            "url": "https://a.example/",
+            "flaws": [],
+            "gate_hits": ["g"] if outcome else [],
+            "outcome": outcome,
+            "reason": "g" if outcome else None,
+        }
+        | more
+    )
 
 
 def part(rows: list[dict], texts: dict[int, str], recipe: Recipe = RECIPE) -> list[pa.Table]:

@@ -55,7 +55,7 @@ def test_impossible_bounds_are_refused(bound: str) -> None:
         ("name: x\nextraction: {timeout_s: 0}\n", "extraction.timeout_s"),
         ("name: x\nextraction: {max_bytes: 10 parsecs}\n", "not a size"),
         ("name: x\nextraction: {engine: lynx}\n", "extraction.engine"),
-        ("name: x\ngates: {url: {blocklists: [no/such/list.txt]}}\n", "no/such/list.txt"),
+        ("name: x\ngates: {url: {domains: [no/such/list.txt]}}\n", "no/such/list.txt"),
     ],
 )
 def test_bad_recipes_say_what_is_wrong(text: str, expected: str) -> None:
@@ -81,9 +81,13 @@ def test_overrides_replace_remove_and_keep_order() -> None:
 def test_digests_tell_thresholds_from_measuring() -> None:
     base = parse_recipe("name: x\nrules: {g: gopher_quality@datatrove}\n")
     renamed = parse_recipe("name: y\nrules:\n  g: gopher_quality@datatrove\n")
-    stricter = parse_recipe("name: x\nrules: {g: {dialect: gopher_quality@datatrove, bounds: {word_count: [60, 9]}}}\n".replace("9]", "900]"))
+    stricter = parse_recipe(
+        "name: x\nrules: {g: {dialect: gopher_quality@datatrove, bounds: {word_count: [60, 900]}}}\n"
+    )
     other_engine = parse_recipe("name: x\nextraction: {engine: resiliparse}\nrules: {g: gopher_quality@datatrove}\n")
-    other_language = parse_recipe("name: x\ngates: {language: {keep: {de: 0.5}}}\nrules: {g: gopher_quality@datatrove}\n")
+    other_language = parse_recipe(
+        "name: x\ngates: {language: {keep: {de: 0.5}}}\nrules: {g: gopher_quality@datatrove}\n"
+    )
     assert renamed.digest == base.digest
     assert stricter.digest != base.digest and stricter.measuring == base.measuring
     assert other_engine.measuring != base.measuring
@@ -92,7 +96,7 @@ def test_digests_tell_thresholds_from_measuring() -> None:
 
 def test_changed_word_list_changes_the_digest(tmp_path) -> None:
     listed = tmp_path / "list.txt"
-    text = f"name: x\ngates: {{url: {{blocklists: [{listed}]}}}}\n"
+    text = f"name: x\ngates: {{url: {{domains: [{listed}]}}}}\n"
     listed.write_text("a.example\n")
     before = parse_recipe(text).measuring
     listed.write_text("b.example\n")

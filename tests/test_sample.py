@@ -330,3 +330,12 @@ def test_bad_pages_break_the_rule_they_were_made_for(kind: str, rule: str) -> No
             text = visible(html) if kind == "shop" else main_text(html)
             text = re.sub(r"(EUR|cart|\d) (?=[A-Z])", "\\1\n", text) if kind == "shop" else text
             assert rule in broken_rules(text), (page.url, broken_rules(text))
+
+
+@pytest.mark.parametrize(("seed", "pages"), [(5, 1), (6, 700), (7, 2500)])
+def test_other_sizes_are_whole_too(seed: int, pages: int, tmp_path: Path) -> None:
+    made = write_sample(tmp_path, seed=seed, pages=pages)
+    assert made.n_records == len([t for t in lines(tmp_path / "truth.jsonl") if t["kind"] != "garbage"])
+    assert made.n_damaged == 7
+    assert made.n_records == pages or pages == 1
+    assert all(sum(types.values()) > 10 for types in made.files.values())
