@@ -4,6 +4,7 @@ import re
 from html import unescape
 from random import Random
 from typing import Any
+from zlib import crc32
 
 from pipeline.sample.layouts import Main
 from pipeline.sample.page import Page, Site, document, site, slug
@@ -27,16 +28,16 @@ class Draft:
         """A writer of another language."""
         return Foreign(self.random, language)
 
-    def other_site(self) -> Site:
-        """A site other than `self.site`."""
-        while (other := site(self.seed, self.random.randrange(N_SITES))) == self.site:
-            continue
-        return other
+    def other_sites(self, n: int) -> list[Site]:
+        """`n` different sites, none of them `self.site`."""
+        chosen = [site(self.seed, i) for i in self.random.sample(range(N_SITES), n + 1)]
+        return [other for other in chosen if other != self.site][:n]
 
     def url(self, title: str, home: Site | None = None) -> str:
         """An address in one of the shapes that real sites use, of its own for each kind and index."""
         random = self.random
-        key = f"{slug(title) or 'page'}-{slug(self.kind)[:3]}{self.index}"
+        number = crc32(f"{self.kind}/{self.index}".encode())
+        key = f"{slug(title) or 'page'}-{number}"
         host = (home or self.site).host
         path = random.choice(
             (f"/{key}", f"/{key}.html", f"/{random.randrange(2010, 2024)}/{random.randrange(1, 13):02d}/{key}/",

@@ -23,6 +23,9 @@ PARTS = 2
 SIDE_FILES = {"plain": 60, "arc": 60, "damaged": 60}
 """Pages in the files that are not main files, in a sample of 1,600."""
 
+FEWEST = 90
+"""Articles at least: enough for the side files of the smallest sample."""
+
 ORDINARY = ("article", "news", "forum", "question", "recipe", "shop", "placeholder", "de", "fr", "keyword_spam")
 """Kinds that may go to a side file."""
 
@@ -88,14 +91,14 @@ def plan(seed: int, n_pages: int) -> Plan:
     table = kinds()
     _, article = table.pop("article")
     pages, wet = _build(seed, table, scale), _build(seed, WET_KINDS, scale)
-    missing = max(10, n_pages - len(pages) - len(wet))
+    missing = max(FEWEST, n_pages - len(pages) - len(wet))
     pages += _build(seed, {"article": (missing, article)}, 1.0)
     Random(f"{seed}/order").shuffle(pages)
     unique_addresses(pages)
 
     side: dict[str, list[Page]] = {}
     for name, count in SIDE_FILES.items():
-        wanted = max(12, round(count * scale))
+        wanted = max(24, round(count * scale))
         chosen = [p for p in pages if p.kind in ORDINARY and not p.dump][:wanted]
         taken = set(map(id, chosen))
         pages = [p for p in pages if id(p) not in taken]

@@ -82,7 +82,7 @@ def recrawl(draft: Draft) -> list[Page]:
 def syndicated(draft: Draft) -> list[Page]:
     """The same text on two hosts in two layouts: the bytes differ, the main text does not."""
     main = layouts.article(draft.english)
-    pages = [draft.page(main), draft.page(main, home=draft.other_site())]
+    pages = [draft.page(main), draft.page(main, home=draft.other_sites(1)[0])]
     name = f"syndicated-{draft.index}"
     return [_cluster(pages[0], name, "original", 1.0), _cluster(pages[1], name, "exact", 1.0)]
 
@@ -92,10 +92,10 @@ def near_copy(draft: Draft) -> list[Page]:
     main = layouts.article(draft.english, words=300)
     name = f"near-{draft.index}"
     pages = [_cluster(draft.page(main), name, "original", 1.0)]
-    for target in (0.9, 0.8, 0.5):
+    for target, home in zip((0.9, 0.8, 0.5), draft.other_sites(3), strict=True):
         texts = edited(main.prose, target, draft.random, draft.english)
         version = Main(main.title, paragraphs(texts), texts)
-        page = draft.page(version, home=draft.other_site())
+        page = draft.page(version, home=home)
         pages.append(_cluster(page, name, "near", jaccard(" ".join(main.prose), " ".join(texts))))
     return pages
 

@@ -261,7 +261,7 @@ def _status(draft: Draft, line: str, title: str, text: str) -> Page:
 
 def redirect(draft: Draft) -> list[Page]:
     """Moved: a status of 301 or 302 and often no body."""
-    target = draft.url("target", draft.other_site())
+    target = draft.url("target", draft.other_sites(1)[0])
     line = ("HTTP/1.1 301 Moved Permanently", "HTTP/1.1 302 Found")[draft.index % 2]
     page = _status(draft, line, "Moved", "The document has moved.")
     page.headers.append(("Location", target))
