@@ -43,9 +43,11 @@ def run(of: Sequence[Page]) -> tuple[Texts, dict[str, list[float]]]:
     seconds: dict[str, list[float]] = defaultdict(list)
     for i, page in enumerate(of):
         for engine in (*ENGINES, "cascade"):
+            prepare.cache_clear()
             start = time.thread_time()
             texts[engine][i] = extract(page.html, engine=engine).text
             seconds[engine].append(time.thread_time() - start)
+        prepare.cache_clear()
         start = time.thread_time()
         two_steps(page.html)
         seconds["cascade, two steps"].append(time.thread_time() - start)

@@ -50,7 +50,7 @@ _PLACE_BIT = {tag: 1 << PLACES.index(place) for tag, place in _PLACE_OF.items()}
 _HIDDEN = 1 << PLACES.index("hidden")
 
 HINTS: dict[str, str] = _NAMES["hints"]
-_HINT = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in HINTS.items()), re.I)
+_HINT = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in HINTS.items()))
 _HINT_BIT = {name: 1 << (len(PLACES) + i) for i, name in enumerate(HINTS)}
 N_FLAGS = len(PLACES) + len(HINTS)
 
@@ -58,7 +58,15 @@ N_FLAGS = len(PLACES) + len(HINTS)
 @functools.lru_cache(maxsize=50_000)
 def _hints(names: str) -> int:
     mask = 0
-    for found in _HINT.finditer(names[:300]):
+    for name in names[:300].split():
+        mask |= _hints_of_name(name)
+    return mask
+
+
+@functools.lru_cache(maxsize=200_000)
+def _hints_of_name(name: str) -> int:
+    mask = 0
+    for found in _HINT.finditer(name.lower()):
         mask |= _HINT_BIT[found.lastgroup or "site"]
     return mask
 

@@ -89,6 +89,7 @@ def preload(engine: str = "cascade") -> None:
         extract("<p>A few words.</p>", engine=name)
 
 
+@functools.lru_cache(maxsize=1)  # the two steps of the cascade follow each other on the same page
 def prepare(html: str, options: ExtractionOptions) -> str:
     """Markup that every engine can take: bounded depth, formulas as text, no NUL, no lone surrogate."""
     return write_mathematics(flatten(valid(html), options.max_depth))
