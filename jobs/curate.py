@@ -4,11 +4,12 @@ The only shuffle of a run: decided rows travel to the shard of their id, each wi
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,6 +23,9 @@ from pipeline.recipe import Recipe
 from pipeline.tables import Outcome
 
 STAGE = "curate"
+
+MOST_PARTITIONS = 20_000
+"""Partitions of the shuffle at most; more would cost the driver more than they give."""
 
 IN_PROCESS_BYTES = 500_000_000
 """Up to so much extracted text a run is re-decided without Spark: starting a session would take longer than the work."""
@@ -70,33 +74,34 @@ def _tally(ledger: pa.Table, curated: pa.Table) -> dict[str, Any]:
     }
 
 
-def _decide_parts(curation: _Curation, wire: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for part in batch.column("part").to_pylist():
-            yield from curation.decided(part).cast(wire).to_batches(max_chunksize=2000)
+def _decide_part(curation: _Curation, part: str) -> Iterator[tuple[int, bytes]]:
+    """A part's decided rows, apart by shard. They travel as Arrow streams: Spark moves bytes and looks into none."""
+    rows = curation.decided(part)
+    shards = rows.column("shard").to_numpy()
+    for shard in np.unique(shards):
+        mine = rows.filter(pa.array(shards == shard)).combine_chunks()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, mine.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+            writer.write_table(mine)
+        yield int(shard), sink.getvalue().to_pybytes()
 
 
-def _write_shards(curation: _Curation, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows arrive sorted by shard, so one shard at a time is held."""
-    current = -1
-    held: list[pa.RecordBatch] = []
-    for batch in batches:
-        shards = batch.column("shard").to_pylist()
-        at = 0
-        while at < len(shards):
-            end = at + shards[at:].count(shards[at])
-            if shards[at] != current:
-                if held:
-                    curation.write(current, pa.Table.from_batches(held))
-                current, held = shards[at], []
-            held.append(batch.slice(at, end - at))
-            at = end
-    if held:
-        curation.write(current, pa.Table.from_batches(held))
-    yield pa.record_batch([pa.array([], pa.int32())], ["shard"])
+def _write_shards(curation: _Curation, arrived: Iterable[tuple[int, bytes]]) -> None:
+    """A partition holds one shard (or, past MOST_PARTITIONS, a few)."""
+    held: dict[int, list[pa.Table]] = {}
+    for shard, stream in arrived:
+        held.setdefault(shard, []).append(pa.ipc.open_stream(stream).read_all())
+    for shard in sorted(held):
+        curation.write(shard, pa.concat_tables(held.pop(shard)))
 
 
-def curate(spark: Any | None, run: Run, measures: Run | None = None, watch: Watch | None = None) -> None:
+def curate(
+    spark: Any | None,
+    run: Run,
+    measures: Run | None = None,
+    partitions: int | None = None,
+    watch: Watch | None = None,
+) -> None:
     """Decides every record and writes the ledger and the curated shards; without a session, in this process.
 
     `measures` is the run whose records, documents and signals are decided, by default `run` itself. Raises
@@ -113,7 +118,7 @@ def curate(spark: Any | None, run: Run, measures: Run | None = None, watch: Watc
     if spark is None:
         _in_process(curation, parts)
     else:
-        _on_spark(spark, curation, parts, watch)
+        _on_spark(spark, curation, parts, partitions, watch)
     _write_empty_shards(curation, run)
     _check_account(run, extracted)
 
@@ -127,16 +132,12 @@ def _in_process(curation: _Curation, parts: list[str]) -> None:
             curation.write(shard, mine)
 
 
-def _on_spark(spark: Any, curation: _Curation, parts: list[str], watch: Watch | None) -> None:
-    from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
-
-    columns = from_arrow_schema(curation.schema)
-    wire = to_arrow_schema(columns, timezone="UTC")
-    tasks = spark.sparkContext.parallelize([(p,) for p in parts], len(parts)).toDF("part string")
-    decided = tasks.mapInArrow(partial(_decide_parts, curation, wire), columns)
-    shards = decided.repartition(min(curation.n_shards, 100_000), "shard").sortWithinPartitions("shard")
-    written = shards.mapInArrow(partial(_write_shards, curation), "shard int")
-    watched(spark, STAGE, lambda: written.write.format("noop").mode("overwrite").save(), watch, len(parts))
+def _on_spark(spark: Any, curation: _Curation, parts: list[str], partitions: int | None, watch: Watch | None) -> None:
+    slices = min(len(parts), partitions or len(parts))
+    decided = spark.sparkContext.parallelize(parts, slices).flatMap(partial(_decide_part, curation))
+    shards = decided.partitionBy(min(curation.n_shards, MOST_PARTITIONS), int)
+    write = partial(_write_shards, curation)
+    watched(spark, STAGE, lambda: shards.foreachPartition(write), watch, slices + shards.getNumPartitions())
 
 
 def _write_empty_shards(curation: _Curation, run: Run) -> None:
@@ -202,7 +203,7 @@ def redecide(source: str, recipe: Recipe, output: str, watch: Watch | None = Non
         else:
             from jobs.session import session
 
-            curate(session("redecide"), run, measures, watch)
+            curate(session("redecide"), run, measures, watch=watch)
         run.record(STAGE, done=True)
     return run
 

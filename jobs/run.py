@@ -70,7 +70,7 @@ def _stages(opened: Run, names: Sequence[str], partitions: int | None, master: s
     actions: dict[str, Callable[[], Any]] = {
         extract.STAGE: lambda: extract.extract(spark, opened, partitions, progress.tasks),
         annotate.STAGE: lambda: annotate.annotate(spark, opened, partitions, progress.tasks),
-        curate.STAGE: lambda: curate.curate(spark, opened, watch=progress.tasks),
+        curate.STAGE: lambda: curate.curate(spark, opened, None, partitions, progress.tasks),
     }
     for name in todo:
         progress.stage(name, opened)

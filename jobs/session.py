@@ -4,8 +4,10 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,6 @@ Watch = Callable[[int, int], None]
 
 _DEFAULTS = {
     "spark.sql.session.timeZone": "UTC",
-    "spark.sql.execution.arrow.maxRecordsPerBatch": "2000",
-    "spark.sql.adaptive.enabled": "true",
-    # Curated partitions are shards: they must not be joined or split by size.
-    "spark.sql.adaptive.coalescePartitions.enabled": "false",
     "spark.python.worker.reuse": "true",
     "spark.task.maxFailures": "4",
 }
@@ -30,37 +28,62 @@ _LOCAL = {
     "spark.driver.host": "localhost",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.memory": "2g",
-    "spark.sql.shuffle.partitions": "8",
+    "spark.ui.showConsoleProgress": "false",
 }
 
 
 def session(app: str, master: str | None = None) -> Any:
     """The Spark session: the running one, or that of spark-submit, or a local one over all cores.
 
-    Raises UsageError where Java is missing or too old.
+    Raises UsageError where Java is missing.
     """
     from pyspark.sql import SparkSession
 
     running = SparkSession.getActiveSession()
     if running is not None:
         return running
-    _check_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    builder = SparkSession.builder.appName(f"crawlmill {app}")
-    submitted = "SPARK_ENV_LOADED" in os.environ or "PYSPARK_GATEWAY_PORT" in os.environ
-    for key, value in _DEFAULTS.items():
-        builder = builder.config(key, value)
-    if master or not submitted:
-        master = master or "local[*]"
-        builder = builder.master(master)
-        if master.startswith("local"):
+    settings = dict(_DEFAULTS)
+    # spark-submit has started a JVM already and has told it the master.
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    if not submitted:
+        _check_java()
+        settings["spark.master"] = master or "local[*]"
+        if settings["spark.master"].startswith("local"):
             log4j = Path(__file__).with_name("log4j2.properties")
-            # The defaults go first, so that a user's SPARK_CONF_DIR and environment still decide.
-            for key, value in _LOCAL.items():
-                builder = builder.config(key, value)
-            builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile=file:{log4j}")
-    return builder.getOrCreate()
+            settings |= _LOCAL | {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{log4j}"}
+    builder = SparkSession.builder.appName(f"crawlmill {app}")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    if submitted:
+        return builder.getOrCreate()
+    with _quiet_launch():
+        return builder.getOrCreate()
+
+
+@contextmanager
+def _quiet_launch() -> Iterator[None]:
+    """Sends what the JVM and the workers say on stderr to a file beside the temporary ones; errors come back in words.
+
+    The JVM greets every start with warnings that a user can do nothing about, and native parsers in workers write there
+    what they think of a page.
+    """
+    log = Path(tempfile.gettempdir()) / f"crawlmill-spark-{os.getpid()}.log"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with log.open("wb") as sink:
+            os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        except Exception as error:
+            said = log.read_text(errors="replace").strip().splitlines()
+            raise UsageError(f"Spark did not start: {said[-1] if said else error} (all of it: {log})") from error
+        finally:
+            os.dup2(kept, 2)
+    finally:
+        os.close(kept)
 
 
 def _check_java() -> None:
