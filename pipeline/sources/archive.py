@@ -161,7 +161,8 @@ def _first(members: Members, start: int, end: int) -> int:
     while at < start:
         whole = members.whole(at)
         at = whole if whole is not None else members.next_whole(at + 1)
-    return at
+    # What lies here may be a gap, which belongs to the owner of the member before it.
+    return at if members.whole(at) is not None else members.next_whole(at + 1, end)
 
 
 def _gap(source: Source, file: str, start: int, end: int, reason: str) -> Iterator[Damage | Skipped]:
@@ -226,20 +227,25 @@ def _streamed(
     stream.window = window
     held: Item | None = None
     many = False
-    try:
-        for item in read_records(window, file, max_payload):
+    whole = 0  # where the last record that came whole ends in the inflated stream
+    for item in read_records(window, file, max_payload):
+        if not isinstance(item, Damage):
             stream.member.record_starts()
-            if held is not None:
-                many = True
-                yield _inflated(held)
-            held = item
-    except MemberError as error:
-        if held is None:
-            raise
-        cut = max(stream.member.mark[1], start + 1)
-        yield _inflated(held)
-        yield Skipped(members.codec.name, start, cut - start)
-        raise _CutMemberError(cut, error.reason) from None
+            whole = item.offset + item.length
+        if held is not None:
+            many = True
+            yield _inflated(held)
+        held = item
+    if stream.error is not None:
+        if not many:
+            raise stream.error
+        if held is not None and not isinstance(held, Damage):
+            yield _inflated(held)
+        # The record that broke off is part of the damage, as far as a place in the file can be told.
+        cut = stream.member.file_position(whole) if stream.member is member else stream.member.start
+        if cut > start:
+            yield Skipped(members.codec.name, start, cut - start)
+        raise _CutMemberError(cut, stream.error.reason)
     end = stream.member.at
     if held is None:
         raise MemberError(start, "member inflates to something that is no record")
@@ -260,6 +266,7 @@ class _Pieces:
         self.member = member
         self.data = data
         self.window: Window | None = None
+        self.error: MemberError | None = None
 
     def pull(self) -> bytes:
         if self.data:
@@ -269,12 +276,18 @@ class _Pieces:
             if self.window is None or not self.window.in_block or not self.members.continues(self.member.end):
                 return b""
             self.member = Member(self.members.source, self.members.codec, self.member.end)
-        return self.member.read() or self.pull()
+        try:
+            return self.member.read() or self.pull()
+        except MemberError as error:
+            self.error = error
+            return b""
 
     def reopen(self, position: int) -> Callable[[], bytes]:
         self.member = Member(self.members.source, self.members.codec, self.first)
         while position > 0:
             data = self.pull()
+            if not data:
+                break
             if len(data) > position:
                 self.data = data[position:]
                 break

@@ -48,7 +48,7 @@ WIDER = {
 SEVEN_BIT = re.compile(r"iso2022|hz|utf-?7|utf-?16|utf-?32")
 """Codecs whose text can look like ASCII bytes, or is made of single bytes that do."""
 
-BEYOND_WHATWG = re.compile(r"(cp|windows-|ibm|iso|latin|mac|x-mac-|koi|hz|big5|gb|euc|johab|viscii|tis|ptcp)[a-z0-9_.-]*\Z")
+BEYOND_WHATWG = re.compile(r"(cp|windows-|ibm|iso|latin|mac|koi|hz|big5|gb|euc|johab|viscii|tis|ptcp)[a-z0-9_.-]*\Z")
 SINGLE_BYTE = re.compile(r"(cp(?!932|936|949|950)|iso8859|mac|koi|tis|hp|ptcp|kz|latin)")
 
 

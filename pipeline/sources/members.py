@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -109,6 +110,7 @@ class Member:
         self._inflater = codec.inflater()
         self._tail = b""
         self.mark = (0, start)
+        self.steps = [(0, start)]
         self._broken: MemberError | None = None
 
     def read(self, limit: int = BLOCK) -> bytes:
@@ -142,6 +144,8 @@ class Member:
             except (zlib.error, zstandard.ZstdError) as error:
                 raise self._break(f"damaged: {_words(error)}") from None
             self.at += len(data) - len(self._tail)
+            if not self._tail:
+                self.steps.append((self.n_inflated + len(piece), self.at))
             if inflater.eof:
                 self.at -= len(inflater.unused_data)
                 self.end = self.at
@@ -158,6 +162,10 @@ class Member:
     def record_starts(self) -> None:
         """Tells that a record begins about here: the guard against bombs counts from here."""
         self.mark = (self.n_inflated, self.at)
+
+    def file_position(self, inflated: int) -> int:
+        """A position in the file at or shortly before the byte that inflates to the byte at `inflated`."""
+        return self.steps[bisect_right(self.steps, inflated, key=lambda step: step[0]) - 1][1]
 
     def _guard(self) -> None:
         inflated, taken = self.n_inflated - self.mark[0], self.at - self.mark[1]
