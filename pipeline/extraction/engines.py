@@ -15,7 +15,7 @@ from pipeline.extraction.metadata import read_metadata
 
 @dataclass(frozen=True, slots=True)
 class ExtractionOptions:
-    """Settings of an extraction. The defaults are those of benchmarks/extraction.md."""
+    """Settings of an extraction. The defaults are those of benchmarks/extraction.txt."""
 
     max_depth: int = 200
     """Tags nested deeper are dropped and what they enclose stays. libxml2 gives up at 256."""

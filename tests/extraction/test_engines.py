@@ -145,6 +145,8 @@ HOSTILE = {
     "colspan": "<table><tr><td colspan=9000000000000000>a</td><td rowspan=9e15>b</td></tr></table>",
     "long attribute": f'<p title="{"x" * 5_000_000}">short</p>',
     "many attributes": "<p " + " ".join(f"a{i}=1" for i in range(15_000)) + ">short</p>",
+    "scripts": "<div><script>" * 20_000,
+    "comments": "<div><!--" * 20_000,
     "nul": "<p>a\0b</p>\0<\0div>c",
     "surrogate": "<p>a\ud800b</p>",
     "entities": "<p>" + "&amp;" * 100_000 + "&#xD800;&#0;&#x110000;&#99999999999;</p>",

@@ -35,6 +35,15 @@ def test_flatten_bounds_depth_and_keeps_words():
     assert flatten("<div><p>a</p></div>", 100) == "<div><p>a</p></div>"
 
 
+def test_flatten_leaves_pages_alone_that_only_look_deep():
+    unclosed = "".join(f"<div><span><span>{i}</div>" for i in range(300))
+    scripted = "<script>" + "w('<div>');" * 300 + "</script><p>a</p>"
+    commented = "<!--" + "<div>" * 300 + "--><p>a</p>"
+    for markup in (unclosed, scripted, commented):
+        assert nesting(markup) > 200
+        assert flatten(markup, 200) == markup
+
+
 def test_display_formulas_and_entities():
     tex = '<script type="math/tex; mode=display">a &lt; b</script>'
     assert "$$a &lt; b$$" in write_mathematics(tex)
