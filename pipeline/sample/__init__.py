@@ -65,6 +65,11 @@ class SampleSummary:
     expectations: dict[str, int]
     languages: dict[str, int]
 
+    def __str__(self) -> str:
+        expected = ", ".join(f"{n:,} to be {name}" for name, n in self.expectations.items())
+        expected = expected.replace("to be error", "to be reported as damaged")
+        return f"{self.n_records:,} content records in {len(self.files)} archives; {expected}"
+
 
 def write_sample(folder: Path, seed: int = 0, pages: int = FULL) -> SampleSummary:
     """Writes the sample into `folder`, which is made if missing; files of the same names are overwritten.

@@ -52,7 +52,7 @@ def keyword_spam(draft: Draft) -> list[Page]:
     random, words = draft.random, _sites()
     chosen = random.sample(words["spam"], 6)
     texts = [" ".join(random.choices(chosen, k=60)) for _ in range(random.randint(3, 6))]
-    return [_dropped(draft, " ".join(chosen), paragraphs(texts), ("quality", "gates.language", "empty"))]
+    return [_dropped(draft, " ".join(chosen), paragraphs(texts), ("quality", "gates.language", "empty", "gates.url"))]
 
 
 def lorem_ipsum(draft: Draft) -> list[Page]:
