@@ -16,6 +16,7 @@ import brotli
 import zstandard
 
 FEED = 1 << 16  # bytes handed to a decoder at a time
+ZSTD_FEED = 1 << 10  # bytes; a block of zstd takes as little as four and gives up to 128 kB
 MAX_LAYERS = 5  # encodings undone on top of each other; more than two are never meant
 
 CHUNK_LINE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]{0,4096})?\r?\n")
@@ -216,16 +217,23 @@ def _unzstd(content: bytes, max_bytes: int, flaws: list[str]) -> bytes:
     if not content.startswith(ZSTD_MAGIC):
         return _lie(content, flaws)
     pieces: list[bytes] = []
-    n = 0
-    whole = True
+    n = at = 0
+    inflater = zstandard.ZstdDecompressor().decompressobj()
     try:
-        with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as reader:
-            while n <= max_bytes and (piece := reader.read(min(FEED, max_bytes + 1 - n))):
-                pieces.append(piece)
-                n += len(piece)
+        while n <= max_bytes and at < len(content):
+            # zstandard has no limit on what one call gives, so the pieces are small.
+            data = content[at : at + ZSTD_FEED]
+            pieces.append(inflater.decompress(data))
+            n += len(pieces[-1])
+            at += len(data)
+            if inflater.eof:
+                at -= len(inflater.unused_data)
+                if not content.startswith(ZSTD_MAGIC, at):
+                    return _result(content, (b"".join(pieces), True), flaws)
+                inflater = zstandard.ZstdDecompressor().decompressobj()
     except zstandard.ZstdError:
-        whole = False
-    return _result(content, (b"".join(pieces), whole), flaws)
+        return _result(content, (b"".join(pieces), False), flaws)
+    return _result(content, (b"".join(pieces), n > max_bytes), flaws)
 
 
 def _result(content: bytes, result: tuple[bytes, bool], flaws: list[str]) -> bytes:

@@ -1,6 +1,7 @@
 """Bodies and character sets: encodings undone, lies seen through."""
 
 import gzip
+import random
 import zlib
 
 import brotli
@@ -10,7 +11,8 @@ import zstandard
 from pipeline.sources.charset import decode_text
 from pipeline.sources.http import decode_body
 
-PAGE = b"<html><p>" + b"some words of a page " * 200 + b"</p></html>"
+NOISE = random.Random(0)
+PAGE = b"<html><p>" + b" ".join(b"%d" % NOISE.randrange(10**6) for _ in range(20_000)) + b"</p></html>"
 CHUNKED = b"%x\r\n%s\r\n%x;ext=1\r\n%s\r\n0\r\nTrailer: x\r\n\r\n" % (1000, PAGE[:1000], len(PAGE) - 1000, PAGE[1000:])
 
 
@@ -30,7 +32,8 @@ def test_codings(payload: bytes, coding: str) -> None:
     assert (body.content, body.flaws) == (PAGE, ())
     assert decode_body(payload, {"content-encoding": coding}, 1000).content == PAGE[:1000]
     assert decode_body(PAGE, {"content-encoding": coding}, 1 << 20).content == PAGE
-    assert PAGE.startswith(decode_body(payload[:-20], {"content-encoding": coding}, 1 << 20).content[:50] or PAGE)
+    cut = decode_body(payload[:-20], {"content-encoding": coding}, 1 << 20)
+    assert PAGE.startswith(cut.content) and cut.flaws
 
 
 def test_chunks_declared_undeclared_and_not_there() -> None:
