@@ -1,5 +1,6 @@
 """Job: input files to the tables records, documents and inputs. `spark-submit jobs/extract.py --help`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from jobs.store import RunFolder
 from pipeline.errors import InputError
 from pipeline.pages import Extractor, Part
 from pipeline.recipe import Recipe
-from pipeline.sources.archive import Damage, read_archive
+from pipeline.sources.archive import Damage, Record, Skipped, read_archive
 from pipeline.sources.inputs import open_input
 
 STAGE = "extract"
@@ -46,7 +47,7 @@ def _is_unreadable(part: Part) -> bool:
     return part.records.num_rows == 1 and part.records.column("record_type")[0].as_py() == "damaged"
 
 
-def _items(task: Task, recipe: Recipe) -> Any:
+def _items(task: Task, recipe: Recipe) -> Iterator[Record | Damage | Skipped]:
     """What the archive holds; a file that cannot be read at all is one damaged stretch, so that it is accounted for."""
     if task.problem is not None:
         yield Damage(task.path, 0, 0, task.problem)
@@ -57,9 +58,16 @@ def _items(task: Task, recipe: Recipe) -> Any:
         if task.start == 0:
             yield Damage(task.path, 0, 0, str(error))
         return
+    reached = task.start
     with stream:
-        # One byte more than allowed is kept, so that a capped page is seen to be too large.
-        yield from read_archive(stream, task.path, task.start, task.end, recipe.extraction.max_bytes + 1)
+        try:
+            # One byte more than allowed is kept, so that a capped page is seen to be too large.
+            for item in read_archive(stream, task.path, task.start, task.end, recipe.extraction.max_bytes + 1):
+                yield item
+                reached = item.offset + item.length
+        except (InputError, OSError) as error:
+            # The store gave up in the middle, after its retries: what was read stands, the rest is one lost stretch.
+            yield Damage(task.path, reached, max(0, (task.end or reached) - reached), f"reading stopped here: {error}")
 
 
 def extract(spark: Any, run: Run, partitions: int | None = None, watch: Watch | None = None) -> None:

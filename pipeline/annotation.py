@@ -43,5 +43,5 @@ class Measurement:
         if self._line_edits:
             edits = pa.concat_tables([policy.spans(texts, ids) for policy in self._line_edits]).combine_chunks()
             edited = apply_edits(texts, ids, edits)
-            columns += self._statistics.annotate(pa.record_batch([edited], ["text"])).columns
+            columns += self._statistics.annotate(pa.record_batch([edited, texts], ["text", "original"])).columns
         return Measured(pa.record_batch(columns, schema=self.schema), edits)

@@ -16,9 +16,9 @@ import pyarrow as pa
 from pipeline.extraction import Extraction, ExtractionOptions, extract, extract_fast, extract_plain, refine
 from pipeline.extraction.sandbox import Failure, Result, Sandbox
 from pipeline.recipe import Recipe, UrlGate, UrlWords, data_file
-from pipeline.signals.language import identify, script_share
+from pipeline.signals.language import Language, identify, script_share
 from pipeline.signals.urls import UrlRules, split_url
-from pipeline.sources.archive import Damage, Record, Skipped
+from pipeline.sources.archive import NO_RECORD, Damage, Record, Skipped
 from pipeline.sources.charset import decode_text
 from pipeline.sources.http import decode_body
 from pipeline.tables import DOCUMENTS, INPUTS, RECORDS, Outcome, document_id
@@ -104,10 +104,11 @@ def read_page(page: PageBytes, recipe: Recipe) -> PageText:
     )
 
 
-def _worth_refining(text: str, language: Any, recipe: Recipe) -> bool:
+def _worth_refining(text: str, language: Language, recipe: Recipe) -> bool:
+    """The slow engine pays for pages in a wanted language, and where the fast one found too little to tell."""
     keep = recipe.gates.language.keep
     wanted = not keep or language.score >= keep.get(language.code or "", 2.0)
-    return wanted and len(text) >= recipe.extraction.refine_min_chars
+    return wanted or len(text) < recipe.extraction.trusted_chars
 
 
 # Signatures of what is sometimes served as text/html; each is two to eight bytes that no text begins with.
@@ -201,12 +202,14 @@ class Extractor:
         size = 0
         for item in items:
             if isinstance(item, Skipped):
-                account.skipped[item.record_type] += 1
+                if item.record_type not in NO_RECORD:
+                    account.skipped[item.record_type] += 1
                 continue
             account.n_read += 1
             if isinstance(item, Damage):
                 account.n_damaged += 1
-                account.n_bytes_lost += item.length
+                # Bytes inside a file that is compressed as a whole are not bytes of the file.
+                account.n_bytes_lost += 0 if item.inflated else item.length
                 batch.append((self._damage_row(item), None))
             else:
                 row, page = self._record_row(item)

@@ -103,15 +103,15 @@ class Gates(_Part):
 class Extraction(_Part):
     """How HTML becomes text, and what a page may cost.
 
-    `refine_min_chars`: the cascade spends its slow engine only on pages in a wanted language with at least so many
-    characters in the fast engine's text.
+    The cascade leaves pages in unwanted languages to its fast engine. `trusted_chars`: where that finds less text, its
+    language is not believed and the page is read by the slow engine too.
     """
 
     engine: Literal["cascade", "blocks", "resiliparse", "trafilatura"] = "cascade"
     timeout_s: float = Field(default=5, gt=0, le=600)
     memory: Size = 1_000_000_000
     max_bytes: Size = 10_000_000
-    refine_min_chars: int = Field(default=200, ge=0)
+    trusted_chars: int = Field(default=200, ge=0)
 
 
 class Inputs(_Part):
