@@ -5,6 +5,19 @@ from dataclasses import dataclass
 
 from jobs.curate import STAGE, outcome_counts
 from jobs.runs import Run
+from pipeline.rules import bounds
+
+_BEFORE_RULES = (
+    "source",
+    "gates.url",
+    "gates.http.status",
+    "gates.http.media_type",
+    "gates.size",
+    "gates.http.content",
+    "extraction",
+    "gates.language",
+    "gates.script",
+)
 
 
 @dataclass(frozen=True)
@@ -19,33 +32,23 @@ class Step:
 
 
 def funnel(run: Run) -> list[Step]:
-    """Steps in the order of deciding; those that took nothing are left out. `left` of the last step is what was kept."""
+    """Steps in the order of deciding; those that nothing broke are left out. `left` of the last is what was kept."""
     reasons: Counter[str] = Counter()
     hits: Counter[str] = Counter()
     sole: Counter[str] = Counter()
     for manifest in run.manifests(STAGE):
-        reasons.update(_families(manifest["reasons"]))
-        hits.update(_families(manifest["hits"]))
-        sole.update(_families(manifest["sole_hits"]))
+        reasons.update(manifest["reasons"])
+        hits.update(manifest["hits"])
+        sole.update(manifest["sole_hits"])
+    order = [*_BEFORE_RULES, *(bound.rule for bound in bounds(run.recipe))]
+
+    def place(name: str) -> tuple[int, str]:
+        at = (i for i, known in enumerate(order) if name == known or name.startswith(known + "."))
+        return (next(at, len(order)), name)
+
     left = sum(outcome_counts(run).values())
     steps = []
-    for name in sorted(set(reasons) | set(hits), key=_rank(run)):
+    for name in sorted(set(reasons) | set(hits), key=place):
         left -= reasons[name]
         steps.append(Step(name, reasons[name], max(hits[name], reasons[name]), sole[name], left))
     return steps
-
-
-def _families(counts: dict[str, int]) -> Counter[str]:
-    """`gates.url.domain` and its like counted as they are: rules are few enough to be shown one by one."""
-    return Counter(counts)
-
-
-def _rank(run: Run):  # type: ignore[no-untyped-def]
-    order = ["source", "gates.url", "gates.http", "gates.size", "extraction", "gates.http.content", "gates.language"]
-    order += ["gates.script", *run.recipe.rules, "same_record"]
-
-    def key(name: str) -> tuple[int, str]:
-        places = [i for i, prefix in enumerate(order) if name == prefix or name.startswith(prefix + ".")]
-        return (max(places, default=len(order)), name)
-
-    return key

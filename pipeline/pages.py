@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.extraction import Extraction, ExtractionOptions, extract, extract_fast, extract_plain, refine
+from pipeline.extraction import Extraction, ExtractionOptions, extract, extract_fast, extract_plain, preload, refine
 from pipeline.extraction.sandbox import Failure, Result, Sandbox
 from pipeline.recipe import Recipe, UrlGate, UrlWords, data_file
 from pipeline.signals.language import Language, identify, script_share
@@ -153,6 +153,9 @@ class Extractor:
         self.recipe = recipe
         self.url_rules = url_rules(recipe.gates.url)
         limits = recipe.extraction
+        # Children are forked from here, so what is loaded now they need not load again.
+        preload(limits.engine)
+        identify("a few words")
         self._sandbox = Sandbox(
             partial(read_page, recipe=recipe),
             timeout_s=limits.timeout_s,

@@ -130,6 +130,8 @@ def _interval(value: Any) -> Any:
     if value is None or not isinstance(value, list | tuple) or len(value) != 2:
         raise ValueError("a bound is [minimum, maximum], either of them null for an open end")
     low, high = value
+    if not all(end is None or (isinstance(end, int | float) and not isinstance(end, bool)) for end in value):
+        raise ValueError(f"a bound holds numbers, not {value}")
     if low is None and high is None:
         raise ValueError("a bound with two open ends decides nothing; leave it out")
     if low is not None and high is not None and low > high:
