@@ -235,7 +235,7 @@ class Extractor:
             "warc_length": item.length,
             "record_type": "damaged",
             "flaws": [],
-            "gate_hits": [],
+            "gate_hits": ["source.damaged"],
             "outcome": Outcome.ERROR.value,
             "reason": "source.damaged",
             "error": _clean(item.reason),

@@ -45,7 +45,7 @@ def test_what_goes_in_is_accounted_for_in_every_file(finished: Run) -> None:
 
 
 def test_curated_rows_are_where_the_ledger_says(finished: Run) -> None:
-    ledger = finished.folder.scan("ledger", pc.field("outcome") == "kept", ["doc_id", "shard", "row", "n_words"])
+    ledger = finished.folder.scan("ledger", pc.field("outcome") == "kept", ["doc_id", "shard", "row"])
     for row in ledger.to_pylist()[:: max(1, ledger.num_rows // 50)]:
         shard = finished.folder.read_table(f"curated/shard-{row['shard']:05d}.parquet")
         assert shard.column("id")[row["row"]].as_py() == row["doc_id"]
@@ -71,7 +71,7 @@ def test_truth_of_the_sample_is_met(finished: Run, sample_web: Path) -> None:
         row = found.pop((page["file"], page["offset"]), None)
         actual = row["outcome"] if row else "missing"
         confusion[(page["expect"], actual)] += 1
-        hits = [hit for hit in (row["rule_hits"] if row else [])]
+        hits = row["rule_hits"] if row else []
         for_a_reason = not page["reasons"] or any(reason_class(hit) in page["reasons"] for hit in hits)
         if page["expect"] != actual or not for_a_reason:
             wrong.append((page["kind"], page["url"], page["expect"], actual, page["reasons"], hits))
