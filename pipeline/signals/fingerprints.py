@@ -35,7 +35,10 @@ class Fingerprints:
         self.n_bytes = slots.nbytes
 
     def __contains__(self, text: str) -> bool:
-        value = fingerprint(text)
+        return self.holds(fingerprint(text))
+
+    def holds(self, value: int) -> bool:
+        """Whether a fingerprint is in the table."""
         at = ((value >> 32) * self._n_home) >> 32
         slots = self._slots
         while True:
@@ -46,11 +49,26 @@ class Fingerprints:
                 return False
             at += 1
 
+    def covering(self, host: str) -> str | None:
+        """The longest member that covers an ASCII `host`: itself, a domain above it, or `*.` and a domain above it."""
+        suffix = host.encode("ascii")
+        while True:
+            if self.holds(_from_bytes(_blake2b(suffix, digest_size=8).digest(), "little") or 1):
+                return suffix.decode("ascii")
+            dot = suffix.find(b".")
+            if dot < 0 or b":" in suffix:
+                return None
+            suffix = suffix[dot + 1 :]
+            if self.has_wildcards and self.holds(fingerprint("*." + suffix.decode("ascii"))):
+                return "*." + suffix.decode("ascii")
+
+
+_blake2b, _from_bytes = hashlib.blake2b, int.from_bytes  # found as globals, the way to a slot is a fifth shorter
+
 
 def fingerprint(text: str) -> int:
     """The 64-bit fingerprint of a string, never 0, which marks an empty slot."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") or 1
+    return _from_bytes(_blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") or 1
 
 
 class Lines(NamedTuple):
@@ -113,15 +131,22 @@ def _build(
     texts: Iterable[bytes], normal: Callable[[str], str | None], with_paths: bool
 ) -> tuple[np.ndarray, int, bool, int]:
     counts = {"ignored": 0, "wildcards": 0}
-    values = np.fromiter(_values(texts, normal, with_paths, counts), np.uint64)
-    values = np.unique(values)
+    parts = [np.empty(0, np.uint64), *_values(texts, normal, with_paths, counts)]
+    values = np.maximum(np.concatenate(parts), np.uint64(1))
+    values.sort()  # not np.unique, which hashes and takes a hundred times as long
+    slots, n_home = _place(values[np.diff(values, prepend=np.uint64(0)) > 0])
+    return slots, n_home, counts["wildcards"] > 0, counts["ignored"]
+
+
+def _place(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Slots that hold the sorted `values`, each at its home or the next free slot after it, and the number of homes."""
     n_home = max(1, int(len(values) / _LOAD))
     home = ((values >> np.uint64(32)) * np.uint64(n_home) >> np.uint64(32)).astype(np.int64)
     order = np.arange(len(values))
     position = np.maximum.accumulate(home - order) + order if len(values) else home
     slots = np.zeros(max(n_home, int(position[-1]) + 1 if len(values) else 0) + 1, np.uint64)  # a 0 ends every search
     slots[position] = values
-    return slots, n_home, counts["wildcards"] > 0, counts["ignored"]
+    return slots, n_home
 
 
 _PLAIN_HOST = re.compile(rb"[a-z0-9_\-]+(?:\.[a-z0-9_\-]+)*")
@@ -129,32 +154,46 @@ _PLAIN_HOST = re.compile(rb"[a-z0-9_\-]+(?:\.[a-z0-9_\-]+)*")
 
 def _values(
     texts: Iterable[bytes], normal: Callable[[str], str | None], with_paths: bool, counts: dict[str, int]
-) -> Iterator[int]:
-    blake2b, plain, from_bytes = hashlib.blake2b, _PLAIN_HOST.fullmatch, int.from_bytes
+) -> Iterator[np.ndarray]:
+    """Fingerprints of all entries, in no order. Nearly every line of a long list is plain and takes the short way."""
+    plain = _PLAIN_HOST.fullmatch
     for text in texts:
-        for raw in text.split(b"\n"):
-            if not with_paths and plain(raw):  # nearly every line of a long list
-                yield from_bytes(blake2b(raw, digest_size=8).digest(), "little") or 1
-                continue
-            line = raw.decode("utf-8", "replace").strip()
-            if not line or line.startswith("#"):
-                continue
-            entry = normal(line.split(" #")[0].split("\t#")[0].strip())
-            if entry is None:
-                counts["ignored"] += 1
-                continue
-            counts["wildcards"] += entry.startswith("*.")
-            yield fingerprint(entry)
+        lines = text.split(b"\n")
+        for first in range(0, len(lines), 1 << 16):
+            chunk = lines[first : first + (1 << 16)]
+            short = [] if with_paths else [line for line in chunk if plain(line)]
+            yield np.frombuffer(b"".join([_blake2b(line, digest_size=8).digest() for line in short]), "<u8")
+            if len(short) < len(chunk):
+                yield np.fromiter(_odd_values(chunk, normal, with_paths, counts), np.uint64)
+
+
+def _odd_values(
+    lines: Iterable[bytes], normal: Callable[[str], str | None], with_paths: bool, counts: dict[str, int]
+) -> Iterator[int]:
+    for raw in lines:
+        line = raw.decode("utf-8", "replace").strip()
+        if not line or line.startswith("#") or (not with_paths and _PLAIN_HOST.fullmatch(raw)):
+            continue
+        entry = normal(line.split(" #")[0].split("\t#")[0].strip())
+        if entry is None:
+            counts["ignored"] += 1
+            continue
+        counts["wildcards"] += entry.startswith("*.")
+        yield fingerprint(entry)
 
 
 def _store(path: Path, header: bytes, slots: np.ndarray) -> None:
+    draft = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp", delete=False) as file:
+            draft = Path(file.name)
             file.write(header)
             file.write(slots.data.cast("B"))
-        Path(file.name).replace(path)  # whoever else writes it at the same time writes the same bytes
+        draft.replace(path)  # whoever else writes it at the same time writes the same bytes
     except OSError as error:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
         raise StorageError(f"cannot write the URL list cache {path}: {error.strerror}") from error
 
 

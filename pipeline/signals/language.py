@@ -50,14 +50,18 @@ def candidates(text: str, max_chars: int = 2000, k: int = 3) -> list[Language]:
     sample = text[:max_chars]
     if not _LETTER.search(sample):
         return []
-    if not sample.isascii() or not sample.islower():
-        upper = sum(map(str.isupper, sample))
-        if upper and upper > _CAPITALS_SHARE * sum(map(str.isalpha, sample)):
-            sample = sample.lower()
+    if _in_capitals(sample):
+        sample = sample.lower()
     line = sample.replace("\n", " ")
     if "</s>" in line:
         line = line.replace("</s>", " ")  # fastText ends its line at this token
     return [Language(label[9:], min(1.0, score)) for score, label in _predictor()(line, k)]
+
+
+def _in_capitals(sample: str) -> bool:
+    probe = sample[:: len(sample) // 256 + 1]  # some 200 characters from all over it tell as much as all
+    upper = sum(map(str.isupper, probe))
+    return upper > 0 and upper > _CAPITALS_SHARE * sum(map(str.isalpha, probe))
 
 
 @cache

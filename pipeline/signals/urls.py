@@ -82,7 +82,8 @@ def normal_host(authority: str) -> str | None:
     """The normal form of `[user@]host[:port]`, or None where there is no host that could be one."""
     host = authority.rpartition("@")[2]
     if host.startswith("["):
-        return _address(host[1:].partition("]")[0])
+        inside, bracket, _ = host[1:].partition("]")
+        return _address(inside) if bracket else None
     host = host.partition(":")[0].lower().rstrip(".")
     if not _PLAIN.fullmatch(host):
         try:
@@ -190,7 +191,10 @@ _TO_SPACES = bytes(32 if b in _SEPARATORS else b for b in range(256))
 
 
 def _url_bytes(url: str) -> bytes:
-    raw = url.lower().encode("utf-8", "surrogatepass")
+    try:
+        raw = url.lower().encode()
+    except UnicodeEncodeError:  # lone surrogates
+        raw = url.lower().encode("utf-8", "surrogatepass")
     return unquote_to_bytes(raw).lower() if b"%" in raw else raw
 
 
@@ -254,6 +258,7 @@ class UrlRules:
                 self.ignored[name] = bad
         self._hard = frozenset(word.encode() for word in self.words.hard)
         self._soft = frozenset(word.encode() for word in self.words.soft)
+        self._vocabulary = self._hard | self._soft
         patterns = [word.encode() for word in self.words.substrings]
         self._substrings = ahocorasick_rs.BytesAhoCorasick(patterns) if patterns else None
 
@@ -268,12 +273,12 @@ class UrlRules:
         host = normal_host(found[1]) if found else None
         hits: list[str] = []
         if host and self._tables:
-            if "allow" in self._tables and (entry := _covering(host, self._tables["allow"])):
+            if "allow" in self._tables and (entry := self._tables["allow"].covering(host)):
                 return UrlVerdict(allowed=entry)
             hits = self._listed(url, host)
         raw = _url_bytes(url)
-        words = set(raw.translate(_TO_SPACES).split())
-        hard, soft, substrings = self._hard & words, self._soft & words, set()
+        words = self._vocabulary.intersection(raw.translate(_TO_SPACES).split())
+        hard, soft, substrings = words & self._hard, words & self._soft, set()
         if self._substrings is not None:
             matches = self._substrings.find_matches_as_indexes(_squeezed(raw), overlapping=True)
             substrings = {self.words.substrings[index] for index, _, _ in matches}
@@ -288,13 +293,13 @@ class UrlRules:
     def _listed(self, url: str, host: str) -> list[str]:
         hits = []
         tables = self._tables
-        if "domain" in tables and (entry := _covering(host, tables["domain"])):
+        if "domain" in tables and (entry := tables["domain"].covering(host)):
             hits.append(f"domain:{entry}")
         if "host" in tables and host in tables["host"]:
             hits.append(f"host:{host}")
         if "url" in tables and (normal := normal_url(url)) is not None and normal in tables["url"]:
             hits.append(f"url:{normal}")
-        if "curated" in tables and (entry := _covering(host, tables["curated"])):
+        if "curated" in tables and (entry := tables["curated"].covering(host)):
             hits.append(f"curated:{entry}")
         return hits
 
@@ -322,16 +327,3 @@ def _normal_entry(entry: str) -> str | None:
         return None
     host = _address(entry) if entry.count(":") > 1 else normal_host(entry)
     return star + host if host else None
-
-
-def _covering(host: str, table: Fingerprints) -> str | None:
-    """The longest entry that covers `host`: itself, a domain above it, or a `*.` of one."""
-    suffix = host
-    while True:
-        if suffix in table:
-            return suffix
-        _, dot, suffix = suffix.partition(".")
-        if not dot or not suffix or ":" in host:
-            return None
-        if table.has_wildcards and "*." + suffix in table:
-            return "*." + suffix
