@@ -30,7 +30,7 @@ Entries = Iterable[str | Path]
 _AUTHORITY = re.compile(r"\s*(?:[A-Za-z][A-Za-z0-9+.\-]*:)?//([^/?#\\\s]*)")
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_\-]{1,63}(?:\.[a-z0-9_\-]{1,63})*")
 _PLAIN = re.compile(r"[a-z0-9.\-_]+")
-_HOST_CACHE = 1 << 16  # about 20 MB; neighbours in a crawl share hosts
+_HOST_CACHE = 1 << 16  # 30 MB when full; neighbours in a crawl share hosts
 
 
 class UrlParts(NamedTuple):
