@@ -116,9 +116,16 @@ def hash_characters(text: str) -> int:
 
 
 def lookup(values: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted hashes (int64) and their values (int64), for a binary search in the kernel."""
-    pairs = sorted((hash_characters(form), value) for form, value in values.items())
-    return np.array([p[0] for p in pairs], np.int64), np.array([p[1] for p in pairs], np.int64)
+    """An open-addressing table of hashes (int64) and values (int64, -1 where empty), a quarter full at most."""
+    size = 1 << (4 * len(values) - 1).bit_length()
+    keys, found = np.zeros(size, np.int64), np.full(size, -1, np.int64)
+    for form, value in values.items():
+        key = hash_characters(form)
+        at = (key ^ (key >> 32)) & (size - 1)
+        while found[at] >= 0:
+            at = (at + 1) & (size - 1)
+        keys[at], found[at] = key, value
+    return keys, found
 
 
 @cache

@@ -129,31 +129,38 @@ def hash_range(cp: np.ndarray, a: int, b: int) -> int:
 
 @compiled
 def find(keys: np.ndarray, values: np.ndarray, key: int) -> int:
-    """The value of a key in a sorted lookup, -1 where it is not."""
-    i = np.searchsorted(keys, key)
-    if i < len(keys) and keys[i] == key:
-        return values[i]
+    """The value of a key in a table that `characters.lookup` made, -1 where it is not."""
+    mask = len(keys) - 1
+    i = (key ^ (key >> 32)) & mask
+    while values[i] >= 0:
+        if keys[i] == key:
+            return values[i]
+        i = (i + 1) & mask
     return -1
 
 
 @compiled
-def intern(keys: np.ndarray, ids: np.ndarray, stamps: np.ndarray, state: np.ndarray, mask: int, key: int) -> int:
-    """The id of a key in the current table (ids count from 0 in order of first sight); -1 when the table is full."""
+def intern(table: np.ndarray, state: np.ndarray, mask: int, key: int) -> int:
+    """The id of a key in the current table (ids count from 0 in order of first sight); -1 when the table is full.
+
+    A slot is a key and, in one number, the stamp of the table that it belongs to and the id: raising the stamp empties
+    the table.
+    """
     x = np.int64(key) * np.int64(-7046029254386353131)
     x ^= (x >> 32) & 0xFFFFFFFF
     i = x & mask
     stamp = state[STAMP]
-    while stamps[i] == stamp:
-        if keys[i] == key:
-            return ids[i]
+    while table[i, 1] >> 32 == stamp:
+        if table[i, 0] == key:
+            return table[i, 1] & 0xFFFFFFFF
         i = (i + 1) & mask
-    if 2 * state[NEXT_ID] >= mask:
+    known = state[NEXT_ID]
+    if 2 * known >= mask:
         return -1
-    stamps[i] = stamp
-    keys[i] = key
-    ids[i] = state[NEXT_ID]
-    state[NEXT_ID] += 1
-    return ids[i]
+    table[i, 0] = key
+    table[i, 1] = (stamp << 32) | known
+    state[NEXT_ID] = known + 1
+    return known
 
 
 @compiled
@@ -164,7 +171,7 @@ def clear(state: np.ndarray) -> None:
 
 
 @compiled
-def emit(cp, a, b, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits):  # type: ignore[no-untyped-def]
+def emit(cp, a, b, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits):  # type: ignore[no-untyped-def]
     """Takes note of the token a to b. Han and kana become a word a character."""
     if b - a > 1:
         for i in range(a, b):
@@ -173,17 +180,17 @@ def emit(cp, a, b, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys
                 for j in range(a, b):
                     if fl[cp[j]] & CJK:
                         if t < j:
-                            token(cp, t, j, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
-                        token(cp, j, j + 1, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
+                            token(cp, t, j, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
+                        token(cp, j, j + 1, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
                         t = j + 1
                 if t < b:
-                    token(cp, t, b, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
+                    token(cp, t, b, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
                 return
-    token(cp, a, b, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
+    token(cp, a, b, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
 
 
 @compiled
-def token(cp, a, b, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits):  # type: ignore[no-untyped-def]
+def token(cp, a, b, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits):  # type: ignore[no-untyped-def]
     """Counts one token: its hash, its classes, and whether it begins a sentence."""
     h = np.int64(FNV_SEED)
     any_flags = 0
@@ -215,16 +222,16 @@ def token(cp, a, b, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_key
             bit = find(stop_keys, stop_bits, h)
             if bit > 0:
                 state[STOPS] |= bit
-    record(h, n, state, wid, wlen, cnt, keys, ids, stamps, mask)
+    record(h, n, state, wid, wlen, cnt, table, mask)
 
 
 @compiled
-def record(h, n, state, wid, wlen, cnt, keys, ids, stamps, mask):  # type: ignore[no-untyped-def]
+def record(h, n, state, wid, wlen, cnt, table, mask):  # type: ignore[no-untyped-def]
     """Appends a word to the sequence that n-grams are taken from."""
     at = state[TOKENS]
     if at < len(wid):
         known = state[NEXT_ID]
-        word = intern(keys, ids, stamps, state, mask, h)
+        word = intern(table, state, mask, h)
         wid[at] = word
         wlen[at] = n
         if word >= 0:
@@ -396,7 +403,7 @@ def is_address(cp: np.ndarray, a: int, b: int, fl: np.ndarray) -> bool:
 
 
 @compiled
-def split_run(cp, s, e, fl, tables, state, wid, wlen, cnt, keys, ids, stamps, mask, suffixes):  # type: ignore[no-untyped-def]
+def split_run(cp, s, e, fl, tables, state, wid, wlen, cnt, table, mask, suffixes):  # type: ignore[no-untyped-def]
     """Splits a run of characters without white space into tokens and takes note of each.
 
     Marks are peeled off both ends until nothing changes or the rest is a special form; the rest is an address, or is
@@ -417,7 +424,7 @@ def split_run(cp, s, e, fl, tables, state, wid, wlen, cnt, keys, ids, stamps, ma
         if pre and a + pre < b and b - a - pre <= MAX_SPECIAL:
             cut = find(special_keys, special_cuts, hash_range(cp, a + pre, b))
             if cut >= 0:
-                emit(cp, a, a + pre, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
+                emit(cp, a, a + pre, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
                 a += pre
                 break
         suf = suffix_length(cp, a + pre, b, fl, unit_keys, unit_values)
@@ -429,7 +436,7 @@ def split_run(cp, s, e, fl, tables, state, wid, wlen, cnt, keys, ids, stamps, ma
                 b -= suf
                 break
         if pre:
-            emit(cp, a, a + pre, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
+            emit(cp, a, a + pre, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
             a += pre
             n_prefixes += 1
         if suf:
@@ -440,10 +447,10 @@ def split_run(cp, s, e, fl, tables, state, wid, wlen, cnt, keys, ids, stamps, ma
             break
     if a < b:
         if cut > 0:
-            emit(cp, a, a + cut, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
-            emit(cp, a + cut, b, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
+            emit(cp, a, a + cut, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
+            emit(cp, a + cut, b, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
         elif cut == 0 or is_address(cp, a, b, fl):
-            emit(cp, a, b, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
+            emit(cp, a, b, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
         else:
             t = a
             i = a
@@ -453,20 +460,20 @@ def split_run(cp, s, e, fl, tables, state, wid, wlen, cnt, keys, ids, stamps, ma
                     i += 1
                     continue
                 if i > t:
-                    emit(cp, t, i, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
-                    emit(cp, i, i + size, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
+                    emit(cp, t, i, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
+                    emit(cp, i, i + size, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
                     t = i + size
                 i += size
             if t < b:
-                emit(cp, t, b, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
+                emit(cp, t, b, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
     t = b
     for k in range(n_suffixes - 1, -1, -1):
-        emit(cp, t, suffixes[k], fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits)
+        emit(cp, t, suffixes[k], fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits)
         t = suffixes[k]
 
 
 @compiled
-def repetition(wid, wlen, n_words, text_chars, mode, prev, cur, count, seen, keys, ids, stamps, mask, state, out):  # type: ignore[no-untyped-def]
+def repetition(wid, wlen, n_words, text_chars, mode, prev, cur, count, seen, table, mask, state, out):  # type: ignore[no-untyped-def]
     """Fractions of characters in the top 2- to 4-gram and in duplicate 5- to 10-grams, into out[0:9].
 
     `mode` is the definition: 0 datatrove, 1 dolma, 2 dclm. `count` holds how often each word occurs. An n-gram can
@@ -488,7 +495,7 @@ def repetition(wid, wlen, n_words, text_chars, mode, prev, cur, count, seen, key
             cur[i] = -1
             if prev[i] >= 0 and prev[i + 1] >= 0:
                 known = state[NEXT_ID]
-                gram = intern(keys, ids, stamps, state, mask, (np.int64(prev[i]) << 32) | np.int64(wid[i + n - 1]))
+                gram = intern(table, state, mask, (np.int64(prev[i]) << 32) | np.int64(wid[i + n - 1]))
                 cur[i] = gram
                 if gram >= 0:
                     if gram == known:
@@ -561,7 +568,7 @@ def repetition(wid, wlen, n_words, text_chars, mode, prev, cur, count, seen, key
 
 
 @compiled
-def split_words(cp, n, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_keys, stop_bits, bins, row):  # type: ignore[no-untyped-def]
+def split_words(cp, n, fl, state, wid, wlen, cnt, table, mask, stop_keys, stop_bits, bins, row):  # type: ignore[no-untyped-def]
     """White-space words (as Python's `str.split`) and what dolma and dclm measure of them, into row."""
     bins[:] = 0
     words = chars = alphas = symbols = stops = stops_lower = longest = 0
@@ -600,7 +607,7 @@ def split_words(cp, n, fl, state, wid, wlen, cnt, keys, ids, stamps, mask, stop_
                     stops += 1
                 if find(stop_keys, stop_bits, lower) > 0:
                     stops_lower += 1
-        record(h, size, state, wid, wlen, cnt, keys, ids, stamps, mask)
+        record(h, size, state, wid, wlen, cnt, table, mask)
     row[WORD_COUNT_SPLIT] = words
     row[STOP_WORD_COUNT_DOLMA] = stops
     row[STOP_WORD_COUNT_DCLM] = stops_lower
@@ -625,7 +632,7 @@ def nth(bins: np.ndarray, rank: int) -> int:
 
 
 @compiled
-def segments(cp, n, fl, state, wid, wlen, cnt, keys, ids, stamps, mask):  # type: ignore[no-untyped-def]
+def segments(cp, n, fl, state, wid, wlen, cnt, table, mask):  # type: ignore[no-untyped-def]
     """Takes note of words as Unicode segmentation (UAX 29) finds them, those that begin with a letter or digit."""
     i = 0
     while i < n:
@@ -657,11 +664,11 @@ def segments(cp, n, fl, state, wid, wlen, cnt, keys, ids, stamps, mask):  # type
                     ):  # fmt: skip
                         break
                 i += 1
-        record(hash_range(cp, a, i), i - a, state, wid, wlen, cnt, keys, ids, stamps, mask)
+        record(hash_range(cp, a, i), i - a, state, wid, wlen, cnt, table, mask)
 
 
 @compiled
-def parts(cp, n, fl, least, count, keys, ids, stamps, mask, state, found):  # type: ignore[no-untyped-def]
+def parts(cp, n, fl, least, count, table, mask, state, found):  # type: ignore[no-untyped-def]
     """Splits at runs of at least `least` newlines and counts equal parts, as they stand and stripped.
 
     `found` receives: 0 parts that are not empty, 1 of them beyond the first copy, 2 the characters of those, 3 parts
@@ -697,7 +704,7 @@ def parts(cp, n, fl, least, count, keys, ids, stamps, mask, state, found):  # ty
                 e -= 1
             h = hash_range(cp, a, b)
             known = state[NEXT_ID]
-            i = intern(keys, ids, stamps, state, mask, h)
+            i = intern(table, state, mask, h)
             found[0] += 1
             if i >= 0:
                 if i == known:
@@ -716,7 +723,7 @@ def parts(cp, n, fl, least, count, keys, ids, stamps, mask, state, found):  # ty
                 found[7] += e - s
                 h2 = (h if s == a and e == b else hash_range(cp, s, e)) ^ np.int64(0x5851F42D4C957F2D)
                 known = state[NEXT_ID]
-                i = intern(keys, ids, stamps, state, mask, h2)
+                i = intern(table, state, mask, h2)
                 if i >= 0:
                     if i == known:
                         count[i] = 0
@@ -742,6 +749,9 @@ def characters(cp, n, fl, phrase_cp, phrase_starts, phrase_kinds, tally, row):  
     upper = digits = punct = space = cjk = hashes = dots = single = spaced = newlines = curly = 0
     found = np.zeros(3, np.int64)
     i_dots = i_spaced = 0
+    initials = np.int64(0)  # a bit for each letter that a phrase begins with
+    for p in range(len(phrase_kinds)):
+        initials |= np.int64(1) << (phrase_cp[phrase_starts[p]] - 97)
     for i in range(n):
         c = cp[i]
         f = fl[c]
@@ -770,7 +780,7 @@ def characters(cp, n, fl, phrase_cp, phrase_starts, phrase_kinds, tally, row):  
             if i >= i_spaced and i + 4 < n and cp[i + 1] == 32 and cp[i + 2] == 46 and cp[i + 3] == 32 and cp[i + 4] == 46:
                 spaced += 1
                 i_spaced = i + 5
-        elif f & ALPHA and c < 128:
+        elif c < 128 and f & ALPHA and (initials >> ((c | 32) - 97)) & 1:
             for p in range(len(phrase_kinds)):
                 if starts_with(cp, i, n, phrase_cp, phrase_starts[p], phrase_starts[p + 1]):
                     found[phrase_kinds[p]] += 1
@@ -884,7 +894,7 @@ def ellipsis_at(cp: np.ndarray, s: int, e: int) -> bool:
 
 
 @compiled
-def tokens(cp, n, fl, tables, state, wid, wlen, cnt, keys, ids, stamps, mask, suffixes):  # type: ignore[no-untyped-def]
+def tokens(cp, n, fl, tables, state, wid, wlen, cnt, table, mask, suffixes):  # type: ignore[no-untyped-def]
     """Splits a text into tokens run by run; a line break of any kind ends a sentence."""
     i = 0
     while i < n:
@@ -897,7 +907,7 @@ def tokens(cp, n, fl, tables, state, wid, wlen, cnt, keys, ids, stamps, mask, su
         a = i
         while i < n and not fl[cp[i]] & SPACE:
             i += 1
-        split_run(cp, a, i, fl, tables, state, wid, wlen, cnt, keys, ids, stamps, mask, suffixes)
+        split_run(cp, a, i, fl, tables, state, wid, wlen, cnt, table, mask, suffixes)
 
 
 @compiled
@@ -926,9 +936,7 @@ def measure(data, offsets, fl, tables, phrase_tables, out):  # type: ignore[no-u
     size = 64
     while size < 4 * items + 64:
         size *= 2
-    keys = np.empty(size, np.int64)
-    ids = np.empty(size, np.int32)
-    stamps = np.zeros(size, np.int32)
+    table = np.zeros((size, 2), np.int64)
     count = np.empty(size // 2 + 1, np.int32)
     scratch = np.empty(size // 2 + 1, np.int32)
     cp = np.empty(longest + 1, np.int32)
@@ -955,7 +963,7 @@ def measure(data, offsets, fl, tables, phrase_tables, out):  # type: ignore[no-u
 
         # Lines and paragraphs. A split at runs of newlines leaves an empty part at each end that has a newline; at
         # single newlines, every line between two newlines counts.
-        parts(cp, n, fl, 1, count, keys, ids, stamps, mask, state, found)
+        parts(cp, n, fl, 1, count, table, mask, state, found)
         edges = (1 if n and cp[0] == 10 else 0) + (1 if n and cp[n - 1] == 10 else 0)
         row[DUP_LINE_FRAC] = share(found[1] + max(edges - 1, 0), found[0] + edges)
         row[DUP_LINE_CHAR_FRAC] = share(found[2], n)
@@ -970,7 +978,7 @@ def measure(data, offsets, fl, tables, phrase_tables, out):  # type: ignore[no-u
             s += 1
         while e > s and fl[cp[e - 1]] & SPACE:
             e -= 1
-        parts(cp[s:e], e - s, fl, 2, count, keys, ids, stamps, mask, state, found)
+        parts(cp[s:e], e - s, fl, 2, count, table, mask, state, found)
         row[DUP_PARA_FRAC] = share(found[1], max(found[0], 1)) if n else np.nan
         row[DUP_PARA_CHAR_FRAC] = share(found[2], n)
         set_repeats(row, DUP_PARA_FRAC_DCLM, found)
@@ -978,7 +986,7 @@ def measure(data, offsets, fl, tables, phrase_tables, out):  # type: ignore[no-u
         # Words, split in three ways.
         state[TOKENS:IN_LINE + 1] = 0
         clear(state)
-        tokens(cp, n, fl, tables, state, wid, wlen, count, keys, ids, stamps, mask, suffixes)
+        tokens(cp, n, fl, tables, state, wid, wlen, count, table, mask, suffixes)
         n_tokens = state[TOKENS]
         row[TOKEN_COUNT] = n_tokens
         row[WORD_COUNT] = state[WORDS]
@@ -994,30 +1002,30 @@ def measure(data, offsets, fl, tables, phrase_tables, out):  # type: ignore[no-u
         row[UNIGRAM_ENTROPY] = entropy(count, state[NEXT_ID], kept)
         at = REPETITION
         repetition(
-            wid, wlen, kept, n, 0, prev, cur, count, scratch, keys, ids, stamps, mask, state, row[at : at + 9]
+            wid, wlen, kept, n, 0, prev, cur, count, scratch, table, mask, state, row[at : at + 9]
         )  # fmt: skip
 
         state[TOKENS] = 0
         clear(state)
         words = split_words(
-            cp, n, fl, state, wid, wlen, count, keys, ids, stamps, mask, stop_keys, stop_bits, bins, row
+            cp, n, fl, state, wid, wlen, count, table, mask, stop_keys, stop_bits, bins, row
         )  # fmt: skip
         row[SYMBOL_WORD_RATIO_DCLM] = share(tally[3], words)
         chars = row[MEAN_WORD_LENGTH_SPLIT] * words if words else 0.0
         row[DUP_LINE_CHAR_FRAC_DOLMA] = dolma_chars / max(np.round(chars), 1.0) if n else np.nan
         at += 9
         repetition(
-            wid, wlen, min(words, len(wid)), n, 1, prev, cur, count, scratch, keys, ids, stamps, mask, state,
+            wid, wlen, min(words, len(wid)), n, 1, prev, cur, count, scratch, table, mask, state,
             row[at : at + 9],
         )  # fmt: skip
 
         state[TOKENS] = 0
         clear(state)
-        segments(cp, n, fl, state, wid, wlen, count, keys, ids, stamps, mask)
+        segments(cp, n, fl, state, wid, wlen, count, table, mask)
         row[WORD_COUNT_DCLM] = ascii_words(cp, n, fl)
         at += 9
         repetition(
-            wid, wlen, min(state[TOKENS], len(wid)), n, 2, prev, cur, count, scratch, keys, ids, stamps, mask, state,
+            wid, wlen, min(state[TOKENS], len(wid)), n, 2, prev, cur, count, scratch, table, mask, state,
             row[at : at + 9],
         )  # fmt: skip
 
