@@ -37,6 +37,9 @@ $(STAMP): pyproject.toml constraints.txt
 		(echo "Crawlmill needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …"; exit 2)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[s3,http,test]'
+	@echo "compiling the kernels, once"
+	@$(BIN)/python -c "import pyarrow; from pipeline.recipe import load_recipe; from pipeline.signals import measure; \
+		measure(pyarrow.array(['a text']), load_recipe('default'))"
 	@touch $@
 
 # Spark needs a JVM of 17 or newer. Installed with apt where that is allowed, else the user is told how.

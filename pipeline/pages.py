@@ -4,11 +4,13 @@ The gates on address and response are decided outside the sandbox, since they lo
 that touches the bytes of a page happens inside it.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -51,20 +53,28 @@ class PageText(NamedTuple):
     script_share: float = 1.0
 
 
+SHARED_LIST_BYTES = 1_000_000
+"""Lookup tables of larger lists are kept on disk and shared by the workers of a machine; smaller ones are built at once."""
+
+
+def _table_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "crawlmill"
+
+
 @cache
 def url_rules(gate: UrlGate) -> UrlRules:
     """The rules of a recipe's URL gate, built once a process: lists can have millions of entries."""
     words = (
         gate.words.model_dump() if isinstance(gate.words, UrlWords) else data_file(gate.words) if gate.words else None
     )
+    lists = {kind: gate.entries(kind) for kind in ("domains", "hosts", "urls", "curated", "allow")}
+    sizes = [entry.stat().st_size for entries in lists.values() for entry in entries if isinstance(entry, Path)]
     return UrlRules(
-        domains=gate.entries("domains"),
-        hosts=gate.entries("hosts"),
-        urls=gate.entries("urls"),
-        curated=gate.entries("curated"),
-        allow=gate.entries("allow"),
+        **lists,
         words=words,
         soft_threshold=gate.soft_minimum,
+        cache_dir=_table_cache() if max(sizes, default=0) > SHARED_LIST_BYTES else None,
     )
 
 
