@@ -1,3 +1,5 @@
+# Numba infers the types of compiled functions.
+# mypy: disable-error-code="no-untyped-def"
 """Line-level edits as spans, and spans applied once.
 
 A policy (the `edits` of a dialect in `pipeline/recipes/dialects/`) says which lines go and what is cut from those that
@@ -13,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import RecipeError
 from pipeline.signals.statistics import characters
-from pipeline.signals.statistics.kernel import (
+from pipeline.signals.statistics.primitives import (
     ALNUM,
     DIGIT,
     JOINER,
@@ -22,6 +24,7 @@ from pipeline.signals.statistics.kernel import (
     UPPER,
     compiled,
     decode,
+    inlined,
     starts_with,
 )
 from pipeline.tables import EDITS
@@ -194,7 +197,9 @@ def apply_edits(texts: pa.Array | pa.ChunkedArray, ids: pa.Array | pa.ChunkedArr
     words, word_offsets = _utf8(replacements)
     size = int(offsets[-1]) - int(offsets[0]) + int(word_offsets[-1]) - int(word_offsets[0])
     if size >= 1 << 31:
-        raise ValueError(f"a batch of {size} bytes of text is too large for one Arrow string array; use smaller batches")
+        raise ValueError(
+            f"a batch of {size} bytes of text is too large for one Arrow string array; use smaller batches"
+        )
     out, out_offsets = np.empty(size, np.uint8), np.empty(len(texts) + 1, np.int32)
     bad = replace_spans(data, offsets, rows[order], starts[order], ends[order], words, word_offsets, out, out_offsets)
     if bad >= 0:
@@ -219,7 +224,7 @@ def _utf8(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 @compiled
-def replace_spans(data, offsets, rows, starts, ends, words, word_offsets, out, out_offsets):  # type: ignore[no-untyped-def]
+def replace_spans(data, offsets, rows, starts, ends, words, word_offsets, out, out_offsets):
     """Writes edited texts; spans are sorted by row, start and falling end. Returns the first bad span, or -1."""
     n = 0
     k = 0
@@ -267,7 +272,7 @@ def replace_spans(data, offsets, rows, starts, ends, words, word_offsets, out, o
 
 
 @compiled
-def find_spans(data, offsets, fl, limits, phrases, citations, out):  # type: ignore[no-untyped-def]
+def find_spans(data, offsets, fl, limits, phrases, citations, out):
     """Spans (row, start, end, 1 for a newline, rule) into `out`; with an empty `out`, only how many there are."""
     longest = np.int64(0)
     for r in range(len(offsets) - 1):
@@ -292,7 +297,7 @@ def find_spans(data, offsets, fl, limits, phrases, citations, out):  # type: ign
 
 
 @compiled
-def edit_text(cp, n, fl, limits, phrases, citations, line, cuts, out, at, row, last):  # type: ignore[no-untyped-def]
+def edit_text(cp, n, fl, limits, phrases, citations, line, cuts, out, at, row, last):
     """Edits one text line by line; returns how many spans, and where the last line with text that stays begins.
 
     Nothing is written where `at` is negative. Lines after the one that begins at `last` stay only if they hold text.
@@ -345,8 +350,8 @@ def edit_text(cp, n, fl, limits, phrases, citations, line, cuts, out, at, row, l
     return count, last_kept
 
 
-@compiled
-def put(out, at, count, row, start, end, newline, rule):  # type: ignore[no-untyped-def]
+@inlined
+def put(out, at, count, row, start, end, newline, rule):
     """Writes one span where there is something to write to; returns 1."""
     if at >= 0:
         span = out[at + count]
@@ -359,7 +364,7 @@ def put(out, at, count, row, start, end, newline, rule):  # type: ignore[no-unty
 
 
 @compiled
-def judge_line(cp, s, e, fl, limits, phrases, citations, line, cuts):  # type: ignore[no-untyped-def]
+def judge_line(cp, s, e, fl, limits, phrases, citations, line, cuts):
     """The rule that drops the line s to e, or KEPT, and how many cuts it takes (start, end, rule in `cuts`)."""
     words = 0
     longest = 0
@@ -453,7 +458,7 @@ def count_words(line: np.ndarray, m: int, fl: np.ndarray) -> int:
 
 
 @compiled
-def citation(cp, i, end, citations):  # type: ignore[no-untyped-def]
+def citation(cp, i, end, citations):
     """Length of the citation mark at i (`[12]`, `[]`, `[edit]`, `[citation needed]`), 0 for none."""
     j = i + 1
     while j < end and (48 <= cp[j] <= 57):
@@ -475,7 +480,7 @@ def citation(cp, i, end, citations):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def ends_with_any(line, m, phrases, group):  # type: ignore[no-untyped-def]
+def ends_with_any(line, m, phrases, group):
     """True where the line ends with a phrase of the group."""
     words, starts, first = phrases
     for p in range(first[group], first[group + 1]):
@@ -486,7 +491,7 @@ def ends_with_any(line, m, phrases, group):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def contains_any(line, m, phrases, group):  # type: ignore[no-untyped-def]
+def contains_any(line, m, phrases, group):
     """True where the line holds a phrase of the group, in any case."""
     words, starts, first = phrases
     for p in range(first[group], first[group + 1]):
@@ -499,7 +504,7 @@ def contains_any(line, m, phrases, group):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def is_counter(line, m, fl, phrases):  # type: ignore[no-untyped-def]
+def is_counter(line, m, fl, phrases):
     """True for a number, perhaps with K, M or B, and a counted thing, with nothing but marks around."""
     words, starts, first = phrases
     i = 0
@@ -526,7 +531,7 @@ def is_counter(line, m, fl, phrases):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def cut_short(cp, s, e, fl, phrases, cuts, n_cuts):  # type: ignore[no-untyped-def]
+def cut_short(cp, s, e, fl, phrases, cuts, n_cuts):
     """Notes the phrases that short lines lose, each with one white space beside it; returns how many cuts there are."""
     words, starts, first = phrases
     for p in range(first[ANY], first[ANY + 1]):

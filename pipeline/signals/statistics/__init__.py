@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.signals.statistics import characters, kernel
+from pipeline.signals.statistics.columns import NAMES, WORD_COUNT_DCLM
 from pipeline.signals.statistics.schema import SCHEMA
 
 __all__ = ["Statistics"]
@@ -31,14 +32,14 @@ class Statistics:
         values = _measure(texts)
         removed = np.zeros(len(texts))
         if "original" in batch.schema.names:
-            at = kernel.WORD_COUNT_DCLM
+            at = WORD_COUNT_DCLM
             before = word_counts(_strings(batch, "original"))
             with np.errstate(divide="ignore", invalid="ignore"):
                 removed = (before - values[:, at]) / before
         missing = texts.is_null().to_numpy(zero_copy_only=False) if texts.null_count else None
         columns = []
         for i, column in enumerate(SCHEMA):
-            numbers = removed if i == len(kernel.NAMES) else values[:, i]
+            numbers = removed if i == len(NAMES) else values[:, i]
             if pa.types.is_integer(column.type):
                 numbers = numbers.astype(np.int32)
             columns.append(pa.array(numbers, column.type, mask=missing))
@@ -72,7 +73,7 @@ def _buffers(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
 
 def _measure(texts: pa.StringArray) -> np.ndarray:
     data, offsets = _buffers(texts)
-    out = np.empty((len(texts), len(kernel.NAMES)), np.float64)
+    out = np.empty((len(texts), len(NAMES)), np.float64)
     tables = (*characters.special_table(), *characters.stop_word_table(), *characters.unit_table())
     kernel.measure(data, offsets, characters.classes(), tables, characters.phrase_table(), out)
     return out

@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from pipeline.signals.base import field
-from pipeline.signals.statistics.kernel import NAMES
+from pipeline.signals.statistics.columns import NAMES
 
 GOPHER = "Rae et al. 2021, appendix A.1.1, as datatrove 0.10 measures it"
 REPETITION = "Rae et al. 2021, table A1, as datatrove 0.10 measures it"
@@ -14,11 +14,19 @@ FINEWEB = "Penedo et al. 2024, FineWeb, as datatrove 0.10 measures it"
 
 _COUNTS: dict[str, tuple[str, str, str]] = {
     "char_count": ("length of the text", "characters", ""),
-    "token_count": ("words and marks of punctuation, split as a treebank does; Han and kana by character", "tokens", GOPHER),
+    "token_count": (
+        "words and marks of punctuation, split as a treebank does; Han and kana by character",
+        "tokens",
+        GOPHER,
+    ),
     "word_count": ("tokens with a character that is not punctuation", "words", GOPHER),
     "stop_word_count": ("how many of the eight stop words occur, case as written", "words", GOPHER),
     "line_count": ("lines that are not blank", "lines", ""),
-    "sentence_count": ("sentences; every line begins one, and the first word after a sentence-final mark", "sentences", C4),
+    "sentence_count": (
+        "sentences; every line begins one, and the first word after a sentence-final mark",
+        "sentences",
+        C4,
+    ),
     "curly_brace_count": ("opening curly braces", "characters", C4),
     "lorem_ipsum_count": ("occurrences of `lorem ipsum`, any case", "phrases", C4),
     "javascript_count": ("occurrences of `javascript`, any case", "phrases", C4),
@@ -27,7 +35,11 @@ _COUNTS: dict[str, tuple[str, str, str]] = {
     "longest_word_length": ("longest word between white space", "characters", C4),
     "stop_word_count_dolma": ("occurrences of the stop words, case as written", "words", DOLMA),
     "word_count_dclm": ("words between ASCII white space that begin with a letter or digit", "words", DCLM),
-    "stop_word_count_dclm": ("occurrences of the stop words, any case; the same word twice counts twice", "words", DCLM),
+    "stop_word_count_dclm": (
+        "occurrences of the stop words, any case; the same word twice counts twice",
+        "words",
+        DCLM,
+    ),
     "longest_line_length": ("longest line", "characters", ""),
 }
 _MEASURES: dict[str, tuple[str, str, str]] = {
@@ -73,7 +85,10 @@ _MEASURES: dict[str, tuple[str, str, str]] = {
     "cjk_char_frac": ("Han and kana, of all characters", "0..1", ""),
 }  # fmt: skip
 _TOP = {
-    "": ("most frequent {n}-gram of tokens (the first of equals) with its spaces, all copies, of the whole text", REPETITION),
+    "": (
+        "most frequent {n}-gram of tokens (the first of equals) with its spaces, all copies, of the whole text",
+        REPETITION,
+    ),
     "_dolma": ("most frequent {n}-gram of words between white space (the first of equals), all copies", DOLMA),
     "_dclm": ("most frequent {n}-gram of segments (the longest of equals) that occurs twice, all copies", DCLM),
 }
