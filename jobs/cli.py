@@ -190,7 +190,7 @@ def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | N
         facts.append(("written to", f"curated/shard-{row['shard']:05d}.parquet, row {row['row']}"))
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        out.print(f"{name:<{width}}  {escape(str(value))}", highlight=False)
+        out.print(f"{name:<{width}}  {escape(str(value))}", highlight=False, soft_wrap=True)
     if table:
         grid = Table(box=None, pad_edge=False)
         for column, justify in (
@@ -202,9 +202,11 @@ def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | N
         ):
             grid.add_column(column, justify=justify)  # type: ignore[arg-type]
         for entry in table:
+            note = "" if entry["rule"].endswith(entry["signal"]) else f" ({entry['signal']})"
+            if entry["signal"].startswith("edited_"):
+                note = " (edited text)"
             grid.add_row(
-                escape(entry["rule"])
-                + ("" if entry["rule"].endswith(entry["signal"]) else f" ({escape(entry['signal'])})"),
+                escape(entry["rule"] + note),
                 _number(entry["minimum"]),
                 _number(entry["value"]),
                 _number(entry["maximum"]),

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from jobs.runs import Run, existing_run
 from jobs.session import Watch, watched
 from jobs.store import RunFolder
-from pipeline.annotation import Measurement
+from pipeline.annotation import measured_schema
 from pipeline.curation import decide, decided_schema, settle, shard_count, shard_of
 from pipeline.errors import CrawlmillError, UsageError
 from pipeline.recipe import Recipe
@@ -45,6 +45,10 @@ class _Curation:
         folder = RunFolder(self.measures)
         names = ("records", "documents", "signals", "edits")
         records, documents, signals, edits = (folder.read_table(f"{name}/part-{part}.parquet") for name in names)
+        if not self.recipe.line_edits():
+            # A run that was measured with line edits can be decided without them: the raw signals are all there.
+            edits = edits.slice(0, 0)
+        signals = signals.select(["doc_id", *measured_schema(self.recipe).names])
         return decide(records, documents, signals, edits, self.recipe, self.n_shards).cast(self.schema)
 
     def write(self, shard: int, rows: pa.Table) -> None:
@@ -113,7 +117,7 @@ def curate(
     n_shards = shard_count(sum(m["text_bytes"] for m in extracted), run.recipe)
     if run.info["stages"].get(STAGE, {}).get("done"):
         return
-    schema = decided_schema(pa.schema([pa.field("doc_id", pa.string()), *Measurement(run.recipe).schema]))
+    schema = decided_schema(measured_schema(run.recipe))
     curation = _Curation(source.folder.path, run.folder.path, run.recipe, n_shards, schema)
     if spark is None:
         _in_process(curation, parts)
@@ -176,10 +180,14 @@ def redecide(source: str, recipe: Recipe, output: str, watch: Watch | None = Non
     measures = existing_run(earlier.info.get("measures", source))
     if not measures.info["stages"].get("annotate", {}).get("done"):
         raise UsageError(f"{source} is not finished; run the same `crawlmill run` command again to complete it")
-    if measures.info["measuring_digest"] != recipe.measuring:
+    if measures.info["extracting_digest"] != recipe.extracting:
         raise UsageError(
-            f"recipe {recipe.name!r} differs from the run's in gates on address or response, in extraction or in line "
-            "edits; that needs a new `crawlmill run`"
+            f"recipe {recipe.name!r} differs from the run's in gates on address or response, or in extraction; that "
+            "needs a new `crawlmill run`"
+        )
+    if recipe.line_edits() and recipe.line_edits() != measures.recipe.line_edits():
+        raise UsageError(
+            f"recipe {recipe.name!r} edits lines in another way than the run; that needs a new `crawlmill run`"
         )
     folder = RunFolder(output)
     info = folder.read_json("run.json")

@@ -118,7 +118,7 @@ def open_run(
             "crawlmill": code_version(),
             "recipe": json.loads(recipe.model_dump_json()),
             "recipe_digest": recipe.digest,
-            "measuring_digest": recipe.measuring,
+            "extracting_digest": recipe.extracting,
             "inputs_digest": digest,
             "inputs": inputs,
             "split_bytes": size,
@@ -149,7 +149,7 @@ def _refuse_other(output: str, info: dict[str, Any], recipe: Recipe, inputs_dige
     if info["recipe_digest"] != recipe.digest:
         hint = (
             f"; only thresholds differ: `crawlmill redecide {output} --recipe … --output …` takes seconds"
-            if info["measuring_digest"] == recipe.measuring
+            if info["extracting_digest"] == recipe.extracting
             else ""
         )
         raise UsageError(

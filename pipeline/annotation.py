@@ -18,19 +18,21 @@ class Measured(NamedTuple):
     edits: pa.Table
 
 
+def measured_schema(recipe: Recipe) -> pa.Schema:
+    """The columns that a recipe's measurement gives: the statistics, and those of the edited text if it edits lines."""
+    columns = list(Statistics.schema)
+    if recipe.line_edits():
+        columns += [c.with_name(EDITED + c.name) for c in Statistics.schema]
+    return pa.schema(columns)
+
+
 class Measurement:
     """The annotators of a recipe, ready to use: the statistics, and those of the edited text where lines are edited."""
 
     def __init__(self, recipe: Recipe):
         self._statistics = Statistics()
         self._line_edits = [LineEdits(policy, name) for name, policy in recipe.line_edits().items()]
-        self.schema = self._schema()
-
-    def _schema(self) -> pa.Schema:
-        columns = list(self._statistics.schema)
-        if self._line_edits:
-            columns += [c.with_name(EDITED + c.name) for c in self._statistics.schema]
-        return pa.schema(columns)
+        self.schema = measured_schema(recipe)
 
     def annotate(self, batch: pa.RecordBatch) -> Measured:
         """Measures the column `text`. Rows are told apart in `edits` by column `doc_id`, or by number without one."""

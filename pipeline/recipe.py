@@ -41,7 +41,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Defaults are validated so that 5 and 5.0 are one value, and one digest, whether written or left out.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class UrlWords(_Part):
@@ -215,8 +216,8 @@ class Recipe(_Part):
         return policies
 
     @property
-    def measuring(self) -> str:
-        """Digest of all that extraction and measurement depend on. Runs that share it can be re-decided."""
+    def extracting(self) -> str:
+        """Digest of all that records and documents depend on. Only runs that share it can be re-decided."""
         return _digest(
             {
                 "source": self.source,
@@ -226,7 +227,6 @@ class Recipe(_Part):
                 "http": self.gates.http.model_dump(),
                 # The language gate is left out: pages in other languages keep the fast engine's text and can come back.
                 "extraction": self.extraction.model_dump(),
-                "line_edits": self.line_edits(),
             }
         )
 
@@ -235,7 +235,7 @@ class Recipe(_Part):
         """Digest of the whole recipe with dialects and word lists resolved: equal digests decide alike."""
         rules = {name: dialect.model_dump() for name, dialect in self.groups()}
         body = self.model_dump(exclude={"name", "description", "rules", "inputs"})
-        return _digest({**body, "rules": rules, "measuring": self.measuring})
+        return _digest({**body, "rules": rules, "extracting": self.extracting})
 
 
 def _digest(value: Any) -> str:

@@ -89,18 +89,18 @@ def test_digests_tell_thresholds_from_measuring() -> None:
         "name: x\ngates: {language: {keep: {de: 0.5}}}\nrules: {g: gopher_quality@datatrove}\n"
     )
     assert renamed.digest == base.digest
-    assert stricter.digest != base.digest and stricter.measuring == base.measuring
-    assert other_engine.measuring != base.measuring
-    assert other_language.digest != base.digest and other_language.measuring == base.measuring
+    assert stricter.digest != base.digest and stricter.extracting == base.extracting
+    assert other_engine.extracting != base.extracting
+    assert other_language.digest != base.digest and other_language.extracting == base.extracting
 
 
 def test_changed_word_list_changes_the_digest(tmp_path) -> None:
     listed = tmp_path / "list.txt"
     text = f"name: x\ngates: {{url: {{domains: [{listed}]}}}}\n"
     listed.write_text("a.example\n")
-    before = parse_recipe(text).measuring
+    before = parse_recipe(text).extracting
     listed.write_text("b.example\n")
-    assert parse_recipe(text).measuring != before
+    assert parse_recipe(text).extracting != before
 
 
 @pytest.mark.parametrize(("text", "size"), [("10MB", 10**7), ("1 GiB", 2**30), ("512", "512"), ("1.5kb", 1500)])

@@ -106,9 +106,20 @@ def test_redecide_gives_the_bytes_of_a_fresh_run(finished: Run, sample_web: Path
     assert outcome_counts(decided)["kept"] < outcome_counts(finished)["kept"]
 
 
+def test_redecide_without_line_edits_gives_the_bytes_of_a_fresh_run(
+    finished: Run, sample_web: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe("gopher").model_copy(update={"inputs": finished.recipe.inputs})
+    decided = redecide(finished.folder.path, recipe, str(tmp_path / "decided"))
+    fresh = run(recipe, [str(sample_web)], str(tmp_path / "fresh"), master="local[2]")
+    assert digests(decided.folder.path) == digests(fresh.folder.path)
+
+
 def test_redecide_refuses_what_it_cannot_decide(finished: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a new"):
         redecide(finished.folder.path, load_recipe("fineweb"), str(tmp_path / "x"))
+    with pytest.raises(UsageError, match="edits lines in another way"):
+        redecide(finished.folder.path, load_recipe("c4"), str(tmp_path / "x"))
     with pytest.raises(UsageError, match="holds no run"):
         redecide(str(tmp_path / "nothing"), load_recipe("default"), str(tmp_path / "x"))
 
