@@ -198,10 +198,6 @@ def compare(title: str, theirs: list[str], ours: list[bool], english: list[bool]
         rows = [i for i, c in enumerate(chosen) if c]
         outcomes = [(not theirs[i], ours[i]) for i in rows]
         cells = {cell: outcomes.count(cell) for cell in itertools.product((True, False), repeat=2)}
-            (a, b): sum(1 for i in rows if (not theirs[i], ours[i]) == (a, b))
-            for a in (True, False)
-            for b in (True, False)
-        }
         equal = cells[True, True] + cells[False, False]
         lines.append(
             f"{title:28} {label:16} {equal}/{len(rows)} equal = {100 * equal / max(len(rows), 1):.2f} %   "

@@ -1,5 +1,5 @@
 # Numba infers the types of compiled functions.
-# mypy: disable-error-code="no-untyped-def,assignment,arg-type,operator"
+# mypy: disable-error-code="no-untyped-def,assignment,arg-type,operator,return-value"
 """What all compiled code here stands on: compiling, UTF-8, hashes and a table of ids."""
 
 import hashlib
