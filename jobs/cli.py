@@ -52,7 +52,7 @@ def sample(
     out.print(f"wrote {escape(str(folder))}: {summary}", highlight=False)
 
 
-@app.command(epilog="Example: crawlmill run --recipe default --input 'demo/web/*.warc*' --output demo/out")
+@app.command(epilog="Example: crawlmill run --recipe default --input demo/web --output demo/out")
 def run(
     input_: Annotated[
         list[str], typer.Option("--input", help="File, glob, folder, https:// or s3:// address. May be repeated.")
@@ -64,7 +64,7 @@ def run(
         int | None, typer.Option(help="Spark tasks to use; the result does not depend on it.", min=1)
     ] = None,
     upto: Annotated[str, typer.Option(help="Last stage to run: extract, annotate or curate.")] = "curate",
-    master: Annotated[str | None, typer.Option(help="Spark master; local[*] if not given.")] = None,
+    master: Annotated[str | None, typer.Option(help="Spark master; all local cores if not given.")] = None,
     tolerate: Annotated[
         float | None,
         typer.Option(

@@ -1,5 +1,6 @@
 """The Spark session that every job shares, and the one way in which jobs hand work to it."""
 
+import atexit
 import os
 import re
 import shutil
@@ -49,7 +50,8 @@ def session(app: str, master: str | None = None) -> Any:
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     if not submitted:
         _check_java()
-        settings["spark.master"] = master or "local[*]"
+        # All cores, and as on a cluster a task whose worker was killed is tried again, twice.
+        settings["spark.master"] = master or "local[*,3]"
         if settings["spark.master"].startswith("local"):
             log4j = Path(__file__).with_name("log4j2.properties")
             settings |= _LOCAL | {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{log4j}"}
@@ -75,6 +77,7 @@ def _quiet_launch() -> Iterator[None]:
     try:
         with log.open("wb") as sink:
             os.dup2(sink.fileno(), 2)
+        atexit.register(log.unlink, missing_ok=True)
         try:
             yield
         except Exception as error:
