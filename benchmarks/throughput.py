@@ -1,6 +1,6 @@
 """The whole pipeline, WARC to curated shards, against datatrove's FineWeb example: same files, same cores, in turn.
 
-    python -m venv peer && peer/bin/pip install 'datatrove[processing,io]' && peer/bin/python -m spacy download en …
+    python -m venv peer && peer/bin/pip install 'datatrove[processing,io]'
     python benchmarks/throughput.py --input FOLDER_OF_WARCS --peer-python peer/bin/python --rounds 3
 
 Each round runs every contender once, in an order that rotates. A figure is a median over rounds; a ratio is the median

@@ -28,12 +28,22 @@ err = Console(stderr=True)
 _RecipeOption = Annotated[str, typer.Option("--recipe", help="Name of a shipped recipe, or path of a .yaml file.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from jobs.runs import code_version
+
+        out.print(f"crawlmill {code_version()}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
-    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
-    context.obj = {"debug": debug}
+    """`--debug` is read by `main`, which catches what commands raise."""
 
 
 @app.command(epilog="Example: crawlmill sample demo/web")
