@@ -131,7 +131,12 @@ class LineEdits:
         groups = [[str(w).lower() for w in {**p, **short}.get(group) or []] for group in _GROUPS]
         words, starts = characters.phrases([word for group in groups for word in group])
         firsts = np.cumsum([0] + [len(group) for group in groups]).astype(np.int32)
-        self._phrases = (words, starts, firsts)
+        initials = np.zeros(128, np.bool_)  # ASCII characters that a phrase looked for in lines can begin with
+        for phrase in (word for group in groups[KEEP : DROP_POLICY + 1] for word in group):
+            if not phrase.isascii() or not phrase:
+                raise RecipeError(f"{name}: {phrase!r} cannot be looked for: phrases are of ASCII characters")
+            initials[[ord(phrase[0]), ord(phrase[0].upper())]] = True
+        self._phrases = (words, starts, firsts, initials)
         self._citations = characters.phrases(list(_CITATIONS))
         self._reasons = pa.array([f"{name}.{rule}" for rule in _RULES], pa.string())
 
@@ -419,13 +424,14 @@ def judge_line(cp, s, e, fl, limits, phrases, citations, line, cuts):
         return COUNTER, 0
     if words < limits.min_words:
         return FEW_WORDS, 0
-    if contains_any(line, m, phrases, KEEP):
+    found = groups_in(line, m, phrases)
+    if found & (1 << KEEP):
         return KEPT, n_cuts
-    if contains_any(line, m, phrases, DROP):
+    if found & (1 << DROP):
         return PHRASE, 0
-    if contains_any(line, m, phrases, KEEP_POLICY):
+    if found & (1 << KEEP_POLICY):
         return KEPT, n_cuts
-    if contains_any(line, m, phrases, DROP_POLICY):
+    if found & (1 << DROP_POLICY):
         return POLICY, 0
     if limits.short_words and words <= limits.short_words:
         before = n_cuts
@@ -482,7 +488,7 @@ def citation(cp, i, end, citations):
 @compiled
 def ends_with_any(line, m, phrases, group):
     """True where the line ends with a phrase of the group."""
-    words, starts, first = phrases
+    words, starts, first, _ = phrases
     for p in range(first[group], first[group + 1]):
         size = starts[p + 1] - starts[p]
         if size <= m and starts_with(line, m - size, m, words, starts[p], starts[p + 1]):
@@ -491,22 +497,28 @@ def ends_with_any(line, m, phrases, group):
 
 
 @compiled
-def contains_any(line, m, phrases, group):
-    """True where the line holds a phrase of the group, in any case."""
-    words, starts, first = phrases
-    for p in range(first[group], first[group + 1]):
-        initial = words[starts[p]]
-        capital = initial - 32 if 97 <= initial <= 122 else initial
-        for i in range(m):
-            if (line[i] == initial or line[i] == capital) and starts_with(line, i, m, words, starts[p], starts[p + 1]):
-                return True
-    return False
+def groups_in(line, m, phrases):
+    """A bit for each of the groups KEEP, DROP, KEEP_POLICY and DROP_POLICY with a phrase, in any case, in the line."""
+    words, starts, first, initials = phrases
+    found = 0
+    for i in range(m):
+        c = line[i]
+        if c >= 128 or not initials[c]:
+            continue
+        for group in range(KEEP, DROP_POLICY + 1):
+            if found & (1 << group):
+                continue
+            for p in range(first[group], first[group + 1]):
+                if starts_with(line, i, m, words, starts[p], starts[p + 1]):
+                    found |= 1 << group
+                    break
+    return found
 
 
 @compiled
 def is_counter(line, m, fl, phrases):
     """True for a number, perhaps with K, M or B, and a counted thing, with nothing but marks around."""
-    words, starts, first = phrases
+    words, starts, first, _ = phrases
     i = 0
     while i < m and not fl[line[i]] & (ALNUM | JOINER):
         i += 1
@@ -533,7 +545,7 @@ def is_counter(line, m, fl, phrases):
 @compiled
 def cut_short(cp, s, e, fl, phrases, cuts, n_cuts):
     """Notes the phrases that short lines lose, each with one white space beside it; returns how many cuts there are."""
-    words, starts, first = phrases
+    words, starts, first, _ = phrases
     for p in range(first[ANY], first[ANY + 1]):
         i = s
         while i < e:

@@ -93,7 +93,8 @@ def suffix_length(
             return 1
         if f & UPPER and b - a > 2 and fl[cp[b - 3]] & UPPER:
             return 1
-        return 0
+        # Vowel signs and points of Hebrew, Arabic and the scripts of India end a word as letters do.
+        return 1 if f & JOINER and 0x591 <= p < 0xE00 else 0
     # A unit after a number begins further left than any one mark, so it goes first.
     for size in range(min(4, b - a - 1), 0, -1):
         p = cp[b - size - 1]
