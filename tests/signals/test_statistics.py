@@ -16,7 +16,8 @@ from pipeline.signals.statistics.characters import specials
 PIECES = st.sampled_from(
     ["the", "The", "of", "be", "end.", "so...", "well…", "#tag", "{", "-", "•", "*", "●", ". . .", "....", "\n", "\n\n",
      "\n\n\n", "\r\n", " ", "\t", "\u00a0", "\u2028", "\x85", "x", "éà", "ÅB", "日本語", "かな", "１２", "𝟙", "🙂",
-     "\U0001F468\u200d", "lorem ipsum", "JavaScript", "privacy policy", "a\u0301", "\ufffd", "9", "12.5", "don't", "?!", "¿qué?"]
+     "\U0001F468\u200d", "lorem ipsum", "JavaScript", "privacy policy", "a\u0301", "\ufffd", "9", "12.5", "don't", "?!",
+     "¿qué?"]
 )  # fmt: skip
 TEXTS = st.one_of(st.text(max_size=80), st.lists(PIECES, max_size=60).map("".join), st.lists(PIECES).map(" ".join))
 WORDS = st.lists(st.sampled_from(["the", "of", "abc", "de", "fghij", "k", "that"]), max_size=90)
