@@ -36,7 +36,7 @@ def main() -> None:
             WarcReader(options.input, glob_pattern="*.warc.gz", default_metadata={"dump": "sample"}),
             URLFilter(),
             Trafilatura(favour_precision=True),
-            LanguageFilter(),
+            LanguageFilter(languages=["en"]),
             GopherRepetitionFilter(),
             GopherQualityFilter(),
             C4QualityFilter(filter_no_terminal_punct=False),

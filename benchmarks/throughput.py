@@ -35,10 +35,13 @@ def measure(command: list[str], environment: dict[str, str]) -> dict[str, float]
     """Wall seconds, CPU seconds and peak resident MB of the largest Python process of a command and its children."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    peak = _Peak(process.pid)
-    output, _ = process.communicate()
-    wall = time.perf_counter() - began
+    with tempfile.TemporaryFile("w+") as said:  # a pipe would be held open by helpers that outlive the command
+        process = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        peak = _Peak(process.pid)
+        process.wait()
+        wall = time.perf_counter() - began
+        said.seek(0)
+        output = said.read()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode not in (0, 3):
         raise SystemExit(f"{' '.join(command)} failed:\n{output[-3000:]}")
