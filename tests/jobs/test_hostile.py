@@ -275,7 +275,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(StorageError, match="no space left.*run the same command again") as caught:
+        with pytest.raises(StorageError, match=r"no space left.*run the same command again") as caught:
             redecide(finished.folder.path, tolerant, output)
     assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
     assert not list(Path(output).glob("**/.*"))
