@@ -46,6 +46,7 @@ def main() -> None:
         ],
         tasks=options.cores,
         workers=options.cores,
+        start_method="fork",  # so that the workers have the replaced function too
         logging_dir=f"{options.output}/logs",
     ).run()
 
