@@ -5,7 +5,8 @@
 
 Each round runs every contender once, in an order that rotates. A figure is a median over rounds; a ratio is the median
 of the ratios within rounds, since machines drift. `docs/s/core` is records read over wall time times cores, start-up of
-interpreters and of the JVM included; `docs/cpu-s` is records read over CPU seconds of all processes. Peak memory is the
+interpreters and of the JVM included; `docs/cpu-s` is records read over CPU seconds of all
+processes, seen five times a second. Peak memory is the
 largest resident set of one Python process.
 """
 
@@ -13,7 +14,6 @@ import argparse
 import importlib.resources
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -33,39 +33,43 @@ def default_input() -> str:
 
 def measure(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     """Wall seconds, CPU seconds and peak resident MB of the largest Python process of a command and its children."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:  # a pipe would be held open by helpers that outlive the command
         process = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
-        peak = _Peak(process.pid)
+        tree = _Tree(process.pid)
         process.wait()
         wall = time.perf_counter() - began
         said.seek(0)
         output = said.read()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode not in (0, 3):
         raise SystemExit(f"{' '.join(command)} failed:\n{output[-3000:]}")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall": wall, "cpu": cpu, "peak_mb": peak.stop()}
+    cpu, peak = tree.stop()
+    return {"wall": wall, "cpu": cpu, "peak_mb": peak}
 
 
-class _Peak:
-    """Watches the resident memory of the Python processes below a process."""
+class _Tree:
+    """Watches a process and all below it, five times a second: CPU seconds of all, peak memory of each Python process.
+
+    Resource usage as the operating system sums it misses the JVM and its workers, which nobody waits for.
+    """
 
     def __init__(self, root: int):
         self._root, self._most, self._done = root, 0.0, threading.Event()
+        self._ticks: dict[int, int] = {}
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def stop(self) -> float:
+    def stop(self) -> tuple[float, float]:
         self._done.set()
         self._thread.join()
-        return self._most
+        return sum(self._ticks.values()) / os.sysconf("SC_CLK_TCK"), self._most
 
     def _watch(self) -> None:
         while not self._done.wait(0.2):
             for pid in self._below():
                 try:
+                    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                    self._ticks[pid] = int(fields[11]) + int(fields[12])
                     if "python" in Path(f"/proc/{pid}/comm").read_text():
                         status = Path(f"/proc/{pid}/status").read_text()
                         kb = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)

@@ -44,7 +44,7 @@ def annotate(spark: Any, run: Run, partitions: int | None = None, watch: Watch |
     """Measures every part that is not measured yet."""
     done = run.done(STAGE)
     parts = [task.part for task in run.tasks if task.part not in done]
-    for_each(spark, parts, AnnotatePart(run.folder.path, run.recipe), STAGE, partitions, watch)
+    for_each(spark, parts, AnnotatePart(run.folder.path, run.recipe), STAGE, partitions, run.least_slices, watch)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command line: `crawlmill …`. Errors are one line that says what to do; `--debug` shows where they come from."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -255,25 +256,35 @@ def main() -> None:
     """Runs the command line and ends the process: 0 done, 1 our fault, 2 wrong usage or recipe, 3 input problems."""
     debug = "--debug" in sys.argv
     try:
-        app(standalone_mode=True)
-    except CrawlmillError as error:
-        if debug:
-            raise
-        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+        code = app(standalone_mode=False) or 0
+        if code == 130:  # how Typer reports that it was interrupted
+            raise KeyboardInterrupt
+        sys.exit(code)
+    except (KeyboardInterrupt, typer.Abort):
         err.print("stopped; run the same command again to go on")
-        sys.exit(130)
+        # Spark's threads would report at length how they were interrupted; there is nothing left for them to do.
+        sys.stdout.flush()
+        os._exit(130)
     except Exception as error:
         if debug:
             raise
-        first = (str(error).strip().splitlines() or [""])[0]
-        err.print(
-            f"[red]error:[/] {type(error).__name__}: {escape(first)} (this is our fault; --debug shows more)",
-            highlight=False,
-            soft_wrap=True,
-        )
-        sys.exit(1)
+        message, code = _in_words(error)
+        err.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        sys.exit(code)
+
+
+def _in_words(error: Exception) -> tuple[str, int]:
+    """One line for an error, and the exit code."""
+    if isinstance(error, CrawlmillError):
+        return str(error), error.exit_code
+    if hasattr(error, "format_message"):  # what Typer makes of wrong arguments, whichever Click it brings
+        text = " ".join(str(error.format_message()).split())
+        if not text or len(text) > 300:  # no arguments at all: Typer has shown the help already
+            text = "no command given"
+        return f"{text.rstrip('.')}; see crawlmill --help", 2
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    first = next((line for line in lines if "Exception" in line), lines[0] if lines else "")
+    return f"{type(error).__name__}: {first.strip()} (this is our fault; --debug shows more)", 1
 
 
 if __name__ == "__main__":

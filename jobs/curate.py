@@ -122,7 +122,7 @@ def curate(
     if spark is None:
         _in_process(curation, parts)
     else:
-        _on_spark(spark, curation, parts, partitions, watch)
+        _on_spark(spark, curation, parts, partitions, source.least_slices, watch)
     _write_empty_shards(curation, run)
     _check_account(run, extracted)
 
@@ -136,8 +136,10 @@ def _in_process(curation: _Curation, parts: list[str]) -> None:
             curation.write(shard, mine)
 
 
-def _on_spark(spark: Any, curation: _Curation, parts: list[str], partitions: int | None, watch: Watch | None) -> None:
-    slices = min(len(parts), partitions or len(parts))
+def _on_spark(
+    spark: Any, curation: _Curation, parts: list[str], partitions: int | None, least: int, watch: Watch | None
+) -> None:
+    slices = min(len(parts), partitions or max(4 * spark.sparkContext.defaultParallelism, least))
     decided = spark.sparkContext.parallelize(parts, slices).flatMap(partial(_decide_part, curation))
     shards = decided.partitionBy(min(curation.n_shards, MOST_PARTITIONS), int)
     write = partial(_write_shards, curation)
@@ -189,19 +191,19 @@ def redecide(source: str, recipe: Recipe, output: str, watch: Watch | None = Non
         raise UsageError(
             f"recipe {recipe.name!r} edits lines in another way than the run; that needs a new `crawlmill run`"
         )
-    folder = RunFolder(output)
-    info = folder.read_json("run.json")
-    if info is None and not folder.is_empty():
-        raise UsageError(f"output {output} is not empty and holds no run; choose a new folder")
-    if info is not None and (info["recipe_digest"] != recipe.digest or info.get("measures") != measures.folder.path):
-        raise UsageError(f"output {output} holds another run; choose a new folder")
     own = {
         **measures.info,
         "recipe": recipe.model_dump(mode="json"),
         "recipe_digest": recipe.digest,
-        "measures": measures.folder.path,
+        "measures": measures.folder.absolute(),
         "stages": {},
     }
+    folder = RunFolder(output)
+    info = folder.read_json("run.json")
+    if info is None and not folder.is_empty():
+        raise UsageError(f"output {output} is not empty and holds no run; choose a new folder")
+    if info is not None and (info["recipe_digest"] != recipe.digest or info.get("measures") != own["measures"]):
+        raise UsageError(f"output {output} holds another run; choose a new folder")
     run = Run(folder, recipe, info or own)
     with folder.lock():
         folder.sweep()

@@ -13,8 +13,8 @@ from pipeline.rules import bounds
 
 def find(run: Run, key: str) -> list[dict[str, Any]]:
     """Ledger rows for a doc_id, a URL, or FILE:OFFSET (any ending of the file name will do); [] where there is none."""
-    if len(key) == 32 and all(c in "0123456789abcdef" for c in key):
-        condition = pc.field("doc_id") == key
+    if len(key) == 32 and all(c in "0123456789abcdef" for c in key.lower()):
+        condition = pc.field("doc_id") == key.lower()
     elif (place := _place(key)) is not None:
         condition = pc.ends_with(pc.field("warc_file"), place[0]) & (pc.field("warc_offset") == place[1])
     else:
@@ -25,7 +25,9 @@ def find(run: Run, key: str) -> list[dict[str, Any]]:
 
 def _place(key: str) -> tuple[str, int] | None:
     file, _, offset = key.rpartition(":")
-    return (file, int(offset)) if file and offset.isdigit() and not file.endswith(("http", "https")) else None
+    is_offset = offset.isascii() and offset.isdigit() and int(offset) < 2**63
+    # A URL with a port (http://host:8080) is a URL.
+    return (file, int(offset)) if file and is_offset and "://" not in key else None
 
 
 def example_keys(run: Run) -> dict[str, str]:

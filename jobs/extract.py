@@ -59,22 +59,27 @@ def _items(task: Task, recipe: Recipe) -> Iterator[Record | Damage | Skipped]:
             yield Damage(task.path, 0, 0, str(error))
         return
     reached = task.start
+    nothing = True
     with stream:
         try:
             # One byte more than allowed is kept, so that a capped page is seen to be too large.
             for item in read_archive(stream, task.path, task.start, task.end, recipe.extraction.max_bytes + 1):
                 yield item
+                nothing = False
                 reached = item.offset + item.length
         except (InputError, OSError) as error:
             # The store gave up in the middle, after its retries: what was read stands, the rest is one lost stretch.
             yield Damage(task.path, reached, max(0, (task.end or reached) - reached), f"reading stopped here: {error}")
+            return
+    if nothing and task.end in (None, 0):
+        yield Damage(task.path, 0, 0, "the file is empty")
 
 
 def extract(spark: Any, run: Run, partitions: int | None = None, watch: Watch | None = None) -> None:
     """Extracts every part that is not done yet."""
     done = run.done(STAGE)
     tasks = [task for task in run.tasks if task.part not in done]
-    for_each(spark, tasks, ExtractPart(run.folder.path, run.recipe), STAGE, partitions, watch)
+    for_each(spark, tasks, ExtractPart(run.folder.path, run.recipe), STAGE, partitions, run.least_slices, watch)
 
 
 if __name__ == "__main__":

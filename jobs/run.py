@@ -57,6 +57,7 @@ def run(
     opened = open_run(output, recipe, inputs, partitions, cores)
     with opened.folder.lock():
         opened.folder.sweep()
+        opened.save()
         _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, progress)
     check_inputs(opened)
     return opened

@@ -47,6 +47,11 @@ class Run:
         """Every part of the run, in the order of files and offsets."""
         return [Task(**task) for task in self.info["tasks"]]
 
+    @property
+    def least_slices(self) -> int:
+        """Tasks of Spark's that the size of the inputs calls for."""
+        return -(-sum(file["size"] or 0 for file in self.info["inputs"]) // SPLIT_BYTES)
+
     def done(self, stage: str) -> set[str]:
         """Names of the parts whose manifest says that `stage` is done with them."""
         return {
@@ -86,7 +91,7 @@ def find_inputs(patterns: Sequence[str]) -> tuple[list[InputFile], dict[str, str
     """Files that the patterns mean, and problems by pattern. Raises InputError when nothing at all can be read."""
     files: dict[str, InputFile] = {}
     problems: dict[str, str] = {}
-    for pattern in dict.fromkeys(patterns):
+    for pattern in dict.fromkeys(p for p in patterns if p):
         try:
             for file in expand([pattern]):
                 files[file.path] = file
@@ -100,7 +105,7 @@ def find_inputs(patterns: Sequence[str]) -> tuple[list[InputFile], dict[str, str
 def open_run(
     output: str, recipe: Recipe, patterns: Sequence[str], partitions: int | None = None, cores: int = 1
 ) -> Run:
-    """Opens OUT for this recipe and these inputs: new, or the same run taken up again.
+    """Opens OUT for this recipe and these inputs: new, or the same run taken up again. Nothing is written yet.
 
     Raises UsageError where the folder holds something else.
     """
@@ -129,9 +134,7 @@ def open_run(
         }
     else:
         _refuse_other(output, info, recipe, digest)
-    run = Run(folder, recipe, info)
-    run.save()
-    return run
+    return Run(folder, recipe, info)
 
 
 def existing_run(output: str, recipe: Recipe | None = None) -> Run:

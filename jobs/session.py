@@ -1,9 +1,11 @@
 """The Spark session that every job shares, and the one way in which jobs hand work to it."""
 
 import atexit
+import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -55,13 +57,20 @@ def session(app: str, master: str | None = None) -> Any:
         if settings["spark.master"].startswith("local"):
             log4j = Path(__file__).with_name("log4j2.properties")
             settings |= _LOCAL | {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{log4j}"}
+    # What goes wrong between here and the JVM is raised as well; Py4J's account of it in between helps nobody.
+    logging.getLogger("py4j").setLevel(logging.CRITICAL + 1)
     builder = SparkSession.builder.appName(f"crawlmill {app}")
     for key, value in settings.items():
         builder = builder.config(key, value)
     if submitted:
         return builder.getOrCreate()
+    interrupted = signal.getsignal(signal.SIGINT)
     with _quiet_launch():
-        return builder.getOrCreate()
+        started = builder.getOrCreate()
+    if threading.current_thread() is threading.main_thread():
+        # PySpark puts a handler of its own here, which cancels jobs and reports each at length.
+        signal.signal(signal.SIGINT, interrupted)
+    return started
 
 
 @contextmanager
@@ -82,7 +91,9 @@ def _quiet_launch() -> Iterator[None]:
             yield
         except Exception as error:
             said = log.read_text(errors="replace").strip().splitlines()
-            raise UsageError(f"Spark did not start: {said[-1] if said else error} (all of it: {log})") from error
+            why = next((line for line in said if "Exception" in line), said[-1] if said else str(error)).strip()
+            atexit.unregister(log.unlink)
+            raise UsageError(f"Spark did not start: {why} (all of it: {log})") from error
         finally:
             os.dup2(kept, 2)
     finally:
@@ -105,16 +116,21 @@ def for_each(
     function: Callable[[Any], None],
     name: str,
     partitions: int | None = None,
+    least: int = 1,
     watch: Watch | None = None,
 ) -> None:
     """Runs `function` on every task, on the executors. Nothing comes back: functions leave manifests in the run folder.
+
+    `partitions` asks for so many tasks of Spark's; otherwise there are at least `least`, as far as there is work.
 
     Raises the CrawlmillError that a task raised, as itself.
     """
     if not tasks:
         return
     context = spark.sparkContext
-    slices = min(len(tasks), partitions or len(tasks))
+    # Four tasks a core keep all busy to the end; a task of Spark's for each of a thousand small files would cost more to
+    # start than to do.
+    slices = min(len(tasks), partitions or max(4 * context.defaultParallelism, least))
     watched(spark, name, lambda: context.parallelize(tasks, slices).foreach(function), watch, slices)
 
 

@@ -31,6 +31,8 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = str(path).rstrip("/")
+        if not self.path:
+            raise UsageError("no output folder named; give a path or an s3:// address")
         self.local = "://" not in self.path or self.path.startswith("file://")
         if self.local:
             self.path = self.path.removeprefix("file://")
@@ -41,7 +43,14 @@ class RunFolder:
     def _filesystem(self) -> tuple[Any, str]:
         import fsspec
 
-        return fsspec.core.url_to_fs(self.path)
+        try:
+            return fsspec.core.url_to_fs(self.path)
+        except (ValueError, ImportError) as error:
+            raise UsageError(f"cannot use {self.path}: {_cause(error)}") from error
+
+    def absolute(self) -> str:
+        """The folder's name wherever one stands."""
+        return str(Path(self.path).resolve()) if self.local else self.path
 
     def write_table(self, name: str, table: pa.Table) -> dict[str, Any]:
         """Writes `name` (`ledger/shard-00000.parquet`); returns its rows, bytes and sha256. Raises StorageError."""
@@ -222,4 +231,4 @@ def _cause(error: BaseException) -> str:
         return "no space left on the device; free some and run the same command again, it goes on where it stopped"
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return f"{os.strerror(number)}; choose another output folder"
-    return os.strerror(number) if number else str(error).splitlines()[0]
+    return os.strerror(number) if number else (str(error).splitlines() or [type(error).__name__])[0]
