@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -255,22 +256,26 @@ def _show_funnel(done: Any) -> None:
 def main() -> None:
     """Runs the command line and ends the process: 0 done, 1 our fault, 2 wrong usage or recipe, 3 input problems."""
     debug = "--debug" in sys.argv
+    signal.signal(signal.SIGINT, _stop)
     try:
-        code = app(standalone_mode=False) or 0
-        if code == 130:  # how Typer reports that it was interrupted
-            raise KeyboardInterrupt
-        sys.exit(code)
-    except (KeyboardInterrupt, typer.Abort):
-        err.print("stopped; run the same command again to go on")
-        # Spark's threads would report at length how they were interrupted; there is nothing left for them to do.
-        sys.stdout.flush()
-        os._exit(130)
+        sys.exit(app(standalone_mode=False) or 0)
     except Exception as error:
         if debug:
             raise
         message, code = _in_words(error)
         err.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
         sys.exit(code)
+
+
+def _stop(*_: object) -> None:
+    """Ends the process at once on Ctrl-C: files appear whole or not at all, and a dead run's lock is taken over.
+
+    Unwinding would have Py4J report at length how its call to the JVM was interrupted; the JVM ends with this process.
+    """
+    err.show_cursor(True)
+    err.print("stopped; run the same command again to go on")
+    sys.stdout.flush()
+    os._exit(130)
 
 
 def _in_words(error: Exception) -> tuple[str, int]:

@@ -212,14 +212,14 @@ def _member(members: Members, file: str, start: int, max_payload: int) -> Genera
 
 
 def _one_record(items: list[Item]) -> bool:
-    return bool(items) and not isinstance(items[0], Damage) and all(
-        isinstance(item, Skipped) and item.record_type == "padding" for item in items[1:]
+    return (
+        bool(items)
+        and not isinstance(items[0], Damage)
+        and all(isinstance(item, Skipped) and item.record_type == "padding" for item in items[1:])
     )
 
 
-def _streamed(
-    members: Members, member: Member, data: bytes, file: str, max_payload: int
-) -> Generator[Item, None, int]:
+def _streamed(members: Members, member: Member, data: bytes, file: str, max_payload: int) -> Generator[Item, None, int]:
     """Records of a member too large to hold, or of members that are pieces of one stream; returns the end."""
     start = member.start
     stream = _Pieces(members, member, data)

@@ -181,8 +181,15 @@ def _unbrotli(content: bytes, max_bytes: int, flaws: list[str]) -> bytes:
     if content.startswith(GZIP_MAGIC):
         return content  # undeclared gzip: the bytes decide
     decoder = brotli.Decompressor()
-    return _drained(content, max_bytes, flaws, lambda data, limit: decoder.process(data, output_buffer_limit=limit),
-                    decoder.can_accept_more_data, decoder.is_finished, brotli.error)
+    return _drained(
+        content,
+        max_bytes,
+        flaws,
+        lambda data, limit: decoder.process(data, output_buffer_limit=limit),
+        decoder.can_accept_more_data,
+        decoder.is_finished,
+        brotli.error,
+    )
 
 
 def _drained(

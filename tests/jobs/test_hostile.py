@@ -224,7 +224,7 @@ def test_rubbish_is_accounted_for(survived: Run) -> None:
     counts = account(survived)
     assert sum(counts["good, with space ü [1] %20.warc.gz"].values()) == 5
     assert counts["cut.warc.gz"]["error"] == 1 and sum(counts["cut.warc.gz"].values()) == 5
-    assert counts["empty.warc.gz"] == {}
+    assert counts["empty.warc.gz"] == {"error": 1}
     for name in ("text.warc.gz", "noise.warc.gz", "endless.warc", "negative.warc"):
         assert counts[name] == {"error": 1}, name
     assert "folder.warc.gz" not in counts

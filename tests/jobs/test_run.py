@@ -104,6 +104,7 @@ def test_redecide_gives_the_bytes_of_a_fresh_run(finished: Run, sample_web: Path
     fresh = run(recipe, [str(sample_web)], str(tmp_path / "fresh"), master="local[2]")
     assert digests(decided.folder.path) == digests(fresh.folder.path)
     assert outcome_counts(decided)["kept"] < outcome_counts(finished)["kept"]
+    assert Path(decided.info["measures"]).is_absolute()  # found from any working directory
 
 
 def test_redecide_without_line_edits_gives_the_bytes_of_a_fresh_run(

@@ -176,5 +176,3 @@ def test_real_pages_byte_for_byte(shared_data) -> None:  # type: ignore[no-untyp
                     differ += 1
     assert not index
     assert differ == 5
-
-
