@@ -125,7 +125,7 @@ def main() -> None:
         warcs.mkdir()
         for copy in range(options.repeat):
             for path in sorted(Path(options.input).glob("*.warc.gz")):
-                (warcs / f"copy{copy}-{path.name}").symlink_to(path.resolve())
+                shutil.copyfile(path, warcs / f"copy{copy}-{path.name}")  # a link would count as the same file
         out = folder / "out"
         contenders = {
             engine: [
