@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.runs import Run, existing_run
-from jobs.session import Watch, watched
+from jobs.session import Watch, slice_count, watched
 from jobs.store import RunFolder
 from pipeline.annotation import measured_schema
-from pipeline.curation import decide, decided_schema, settle, shard_count, shard_of
+from pipeline.curation import decide, decided_schema, settle, shard_count
 from pipeline.errors import CrawlmillError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.tables import Outcome
@@ -111,12 +111,12 @@ def curate(
     `measures` is the run whose records, documents and signals are decided, by default `run` itself. Raises
     CrawlmillError if the ledger does not hold exactly what was read.
     """
+    if run.is_done(STAGE):
+        return
     source = measures or run
     parts = [task.part for task in source.tasks]
     extracted = source.manifests("extract")
     n_shards = shard_count(sum(m["text_bytes"] for m in extracted), run.recipe)
-    if run.info["stages"].get(STAGE, {}).get("done"):
-        return
     schema = decided_schema(measured_schema(run.recipe))
     curation = _Curation(source.folder.path, run.folder.path, run.recipe, n_shards, schema)
     if spark is None:
@@ -129,7 +129,7 @@ def curate(
 
 def _in_process(curation: _Curation, parts: list[str]) -> None:
     rows = pa.concat_tables([curation.decided(part) for part in parts])
-    shards = pa.array(shard_of(rows.column("doc_id").to_pylist(), curation.n_shards))
+    shards = rows.column("shard")
     for shard in range(curation.n_shards):
         mine = rows.filter(pc.equal(shards, shard))
         if mine.num_rows:
@@ -139,7 +139,7 @@ def _in_process(curation: _Curation, parts: list[str]) -> None:
 def _on_spark(
     spark: Any, curation: _Curation, parts: list[str], partitions: int | None, least: int, watch: Watch | None
 ) -> None:
-    slices = min(len(parts), partitions or max(4 * spark.sparkContext.defaultParallelism, least))
+    slices = slice_count(spark, len(parts), partitions, least)
     decided = spark.sparkContext.parallelize(parts, slices).flatMap(partial(_decide_part, curation))
     shards = decided.partitionBy(min(curation.n_shards, MOST_PARTITIONS), int)
     write = partial(_write_shards, curation)
@@ -180,7 +180,7 @@ def redecide(source: str, recipe: Recipe, output: str, watch: Watch | None = Non
     earlier = existing_run(source)
     # A run that was itself re-decided points at the one that holds the measures.
     measures = existing_run(earlier.info.get("measures", source))
-    if not measures.info["stages"].get("annotate", {}).get("done"):
+    if not measures.is_done("annotate"):
         raise UsageError(f"{source} is not finished; run the same `crawlmill run` command again to complete it")
     if measures.info["extracting_digest"] != recipe.extracting:
         raise UsageError(

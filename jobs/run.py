@@ -64,7 +64,7 @@ def run(
 
 
 def _stages(opened: Run, names: Sequence[str], partitions: int | None, master: str | None, progress: Progress) -> None:
-    todo = [name for name in names if not opened.info["stages"].get(name, {}).get("done")]
+    todo = [name for name in names if not opened.is_done(name)]
     if not todo:
         return
     spark = session("run", master)

@@ -63,6 +63,10 @@ class Run:
         names = self.folder.list(f"_manifests/{stage}", ".json")
         return [facts for name in names if (facts := self.folder.read_json(name)) is not None]
 
+    def is_done(self, stage: str) -> bool:
+        """Whether the whole stage is done."""
+        return bool(self.info["stages"].get(stage, {}).get("done"))
+
     def record(self, stage: str, **facts: Any) -> None:
         """Notes what a stage did in run.json."""
         self.info["stages"].setdefault(stage, {}).update(facts)

@@ -113,6 +113,14 @@ def _check_java() -> None:
         )
 
 
+def slice_count(spark: Any, n_tasks: int, partitions: int | None, least: int) -> int:
+    """Tasks of Spark's for `n_tasks` of ours: `partitions` if asked for, else four a core and at least `least`.
+
+    Four a core keep all busy to the end; one for each of a thousand small files would cost more to start than to do.
+    """
+    return min(n_tasks, partitions or max(4 * spark.sparkContext.defaultParallelism, least))
+
+
 def for_each(
     spark: Any,
     tasks: Sequence[Any],
@@ -131,9 +139,7 @@ def for_each(
     if not tasks:
         return
     context = spark.sparkContext
-    # Four tasks a core keep all busy to the end; a task of Spark's for each of a thousand small files would cost more to
-    # start than to do.
-    slices = min(len(tasks), partitions or max(4 * context.defaultParallelism, least))
+    slices = slice_count(spark, len(tasks), partitions, least)
     watched(spark, name, lambda: context.parallelize(tasks, slices).foreach(function), watch, slices)
 
 
