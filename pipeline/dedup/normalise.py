@@ -1,0 +1,287 @@
+# Numba infers the types of compiled functions.
+# mypy: disable-error-code="no-untyped-def"
+"""Texts as deduplication compares them: normalised, hashed whole and line by line.
+
+The normalisation is that of RefinedWeb (arXiv 2306.01116, appendix on deduplication: NFD, accents, lower case,
+punctuation, white space), taken character by character: each becomes one character, a space, or nothing.
+
+- White space becomes a space (as do the marks that part words in Tibetan and Ethiopic); runs become one, ends none.
+- Combining marks (Mn, Me) go, and a character that NFD takes apart becomes its only part that is no such mark.
+- Letters become small. Punctuation goes without leaving a space: categories P and Sk, and the symbols of ASCII. Other
+  symbols stay: emoji are all that some texts have. Control and format characters (Cc, Cf) go.
+
+Where this is not NFD and `str.lower` over the whole text: Hangul syllables and some vowel signs of India, which NFD takes
+into several characters that stay, are left composed, and a capital sigma that ends a word becomes σ, not ς.
+
+Words stand between spaces. In scripts that are written without spaces each character is a word of its own.
+"""
+
+import hashlib
+import string
+import unicodedata
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.signals.statistics.characters import code_points
+from pipeline.signals.statistics.primitives import compiled, decode, inlined
+
+UNSPACED = """
+    0E01-0E3A 0E40-0E4E 0E81-0ECE 0EDC-0EDF 1000-103F 1050-108F 109A-109D 1780-17D3 17D7 17DC-17DD 1950-1974 1980-19C9
+    1A20-1A7C 1B05-1B4C A984-A9C0 AA60-AA7F AA80-AADF A9E0-A9EF A9FA-A9FE 2E80-2FDF 3005-3007 3021-3029 3031-3035
+    3038-303B 3040-30FF 3105-312F 31A0-31BF 31F0-31FF 3400-4DBF 4E00-9FFF F900-FAFF FF66-FF9F 16FE0-18CFF 18D00-18D08
+    1AFF0-1B2FF 20000-323AF
+"""
+"""Letters and marks of the scripts without spaces between words, after the blocks of Unicode: Thai, Lao, Myanmar, Khmer,
+Tai Le, New Tai Lue, Tai Tham, Balinese, Javanese, Tai Viet, Han, Bopomofo, Hiragana, Katakana, Tangut, Khitan, Nushu."""
+_SEPARATORS = "\u0f0b\u0f0c\u1361"
+_LAST_ASSIGNED = 0x323B0
+_TAGS = range(0xE0000, 0xE01F0)
+_WHOLE = ("Lo", "Cn", "Co", "Cs")  # without a decomposition, these are their own form
+
+# What the tables say of a code point: the form that it takes, shifted by two, and one of these.
+DROPPED, SPACE, LETTER, WORD = range(4)
+
+# Numba makes a float of a signed and an unsigned number together: all of these are unsigned.
+U64 = np.uint64
+STEP = U64(0x9E3779B97F4A7C15)
+MIX_1, MIX_2 = U64(0xBF58476D1CE4E5B9), U64(0x94D049BB133111EB)
+SEED = U64(0x243F6A8885A308D3)
+_MASK = (1 << 64) - 1
+
+
+class Lines(NamedTuple):
+    """Lines with at least one word, ordered by row and start; arrays of one length.
+
+    `rows` int32: number of the text; `keys` uint64: hash of the normalised line; `starts`, `ends` int32: characters of
+    the text, the newline that closes the line included; `words` int32: how many.
+    """
+
+    rows: np.ndarray
+    keys: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    words: np.ndarray
+
+
+def folded(char: str) -> str:
+    """The form of one character: another one, a space, or nothing."""
+    category = unicodedata.category(char)
+    if category in _WHOLE and not unicodedata.decomposition(char):
+        return char
+    if char.isspace() or char in _SEPARATORS:
+        return " "
+    parts = [part for part in unicodedata.normalize("NFD", char) if unicodedata.category(part) not in ("Mn", "Me")]
+    if not parts:
+        return ""
+    form = (parts[0] if len(parts) == 1 else char).lower()
+    category = unicodedata.category(form)
+    if category[0] == "P" or category in ("Sk", "Cc", "Cf") or form in string.punctuation:
+        return ""
+    return form
+
+
+def normalised(text: str) -> str:
+    """The normalised text in plain Python: what the compiled code computes, slow and clear."""
+    return " ".join("".join(map(folded, text)).split())
+
+
+@cache
+def unspaced() -> frozenset[str]:
+    """Characters that are a word each."""
+    return frozenset(map(chr, code_points(UNSPACED)))
+
+
+def words(text: str, normalise: bool = True) -> list[str]:
+    """The words of a text in plain Python, in order; without `normalise` those of the text as it stands."""
+    if normalise:
+        text = normalised(text)
+    apart = (f" {c} " if c in unspaced() else " " if c in _SEPARATORS or c.isspace() else c for c in text)
+    return [word for word in "".join(apart).split(" ") if word]
+
+
+def line_key(line: str) -> int:
+    """The 64-bit key of a line in plain Python."""
+    return hash_word(normalised(line))
+
+
+def hash_word(word: str) -> int:
+    """The 64-bit hash of a string of code points: what the compiled code computes."""
+    value = int(SEED)
+    for char in word:
+        value = ((value ^ ord(char)) * int(STEP)) & _MASK
+    value = ((value ^ (value >> 32)) * int(MIX_1)) & _MASK
+    return value ^ (value >> 29)
+
+
+@cache
+def forms(normalise: bool = True) -> np.ndarray:
+    """uint32 of every code point (0x110000 of them): the form that it takes, times four, and its kind."""
+    points = np.arange(0x110000, dtype=np.uint32)
+    table = points << 2 | LETTER
+    for point in (*range(_LAST_ASSIGNED), *_TAGS):
+        if normalise:
+            form = folded(chr(point))
+            table[point] = (ord(form) << 2 | LETTER if form != " " else SPACE) if form else DROPPED
+        elif chr(point).isspace() or chr(point) in _SEPARATORS:
+            table[point] = SPACE
+    alone = np.zeros(len(table), np.bool_)
+    alone[code_points(UNSPACED)] = True
+    table[alone[table >> 2] & (table & 3 == LETTER)] |= WORD
+    table.flags.writeable = False
+    return table
+
+
+def utf8(texts: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes and int64 offsets of an array of strings; null is the empty text."""
+    if isinstance(texts, pa.ChunkedArray):
+        texts = texts.cast(pa.large_string()).combine_chunks()
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        texts = texts.cast(pa.large_string())
+    if texts.null_count:
+        texts = pc.fill_null(texts, "")
+    if len(texts) == 0:
+        return read_only(np.zeros(0, np.uint8)), read_only(np.zeros(1, np.int64))
+    _, offsets, data = texts.buffers()
+    kind = np.int32 if pa.types.is_string(texts.type) else np.int64
+    at = np.frombuffer(offsets, kind)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return read_only(np.frombuffer(data or b"", np.uint8)), read_only(at)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """The same array, of the one type that the kernels are compiled for."""
+    array = array.view()
+    array.flags.writeable = False
+    return array
+
+
+def text_hashes(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """uint64 [n, 2]: the 128-bit hash of every normalised text (blake2b of its UTF-8), big-endian halves.
+
+    Texts of which nothing is left, and null, hash as the empty text.
+    """
+    data, offsets = utf8(texts)
+    out = np.empty(3 * int(offsets[-1] - offsets[0]), np.uint8)  # a damaged byte becomes the three of U+FFFD
+    ends = np.empty(len(offsets), np.int64)
+    normalise_texts(data, offsets, forms(), out, ends)
+    view = out.data
+    at = ends.tolist()
+    digests = [hashlib.blake2b(view[a:b], digest_size=16).digest() for a, b in pairwise(at)]
+    return np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def lines(texts: pa.Array | pa.ChunkedArray) -> Lines:
+    """The lines of every text that hold a word, with keys and places."""
+    data, offsets = utf8(texts)
+    most = int(np.count_nonzero(data[offsets[0] : offsets[-1]] == 10)) + len(offsets) - 1
+    keys = np.empty(most, np.uint64)
+    rows, starts, ends, counts = (np.empty(most, np.int32) for _ in range(4))
+    n = find_lines(data, offsets, forms(), rows, keys, starts, ends, counts)
+    return Lines(rows[:n], keys[:n], starts[:n], ends[:n], counts[:n])
+
+
+@inlined
+def mixed(h):
+    """The last step of a word's hash: high bits reach the low ones."""
+    h = (h ^ (h >> U64(32))) * MIX_1
+    return h ^ (h >> U64(29))
+
+
+@inlined
+def longest_of(offsets):
+    """Bytes of the longest text."""
+    longest = np.int64(0)
+    for r in range(len(offsets) - 1):
+        longest = max(longest, offsets[r + 1] - offsets[r])
+    return longest
+
+
+@compiled
+def normalise_texts(data, offsets, table, out, ends):
+    """Writes normalised texts one after another as UTF-8; `ends[r + 1]` is where text r ends."""
+    cp = np.empty(longest_of(offsets), np.int32)
+    at = 0
+    ends[0] = 0
+    for r in range(len(offsets) - 1):
+        size = decode(data, offsets[r], offsets[r + 1], cp)
+        first = at
+        gap = False
+        for i in range(size):
+            form = table[cp[i]]
+            kind = form & 3
+            if kind == SPACE:
+                gap = True
+            elif kind != DROPPED:
+                if gap and at > first:
+                    out[at] = 32
+                    at += 1
+                gap = False
+                c = form >> 2
+                if c < 0x80:
+                    out[at] = c
+                    at += 1
+                elif c < 0x800:
+                    out[at] = 0xC0 | c >> 6
+                    out[at + 1] = 0x80 | c & 0x3F
+                    at += 2
+                elif c < 0x10000:
+                    out[at] = 0xE0 | c >> 12
+                    out[at + 1] = 0x80 | c >> 6 & 0x3F
+                    out[at + 2] = 0x80 | c & 0x3F
+                    at += 3
+                else:
+                    out[at] = 0xF0 | c >> 18
+                    out[at + 1] = 0x80 | c >> 12 & 0x3F
+                    out[at + 2] = 0x80 | c >> 6 & 0x3F
+                    out[at + 3] = 0x80 | c & 0x3F
+                    at += 4
+        ends[r + 1] = at
+
+
+@compiled
+def find_lines(data, offsets, table, rows, keys, starts, ends, words):
+    """Fills the columns of `Lines`; returns how many lines there are."""
+    cp = np.empty(longest_of(offsets), np.int32)
+    n = 0
+    for r in range(len(offsets) - 1):
+        size = decode(data, offsets[r], offsets[r + 1], cp)
+        a = 0
+        while a < size:
+            h = SEED
+            count = 0
+            inside = False  # within a word
+            gap = False
+            b = a
+            while b < size and cp[b] != 10:
+                form = table[cp[b]]
+                b += 1
+                kind = form & 3
+                if kind == SPACE:
+                    gap = True
+                    inside = False
+                elif kind != DROPPED:
+                    if gap and count:
+                        h = (h ^ U64(32)) * STEP
+                    gap = False
+                    h = (h ^ U64(form >> 2)) * STEP
+                    if kind == WORD:
+                        count += 1
+                        inside = False
+                    elif not inside:
+                        count += 1
+                        inside = True
+            if b < size:
+                b += 1
+            if count:
+                rows[n] = r
+                keys[n] = mixed(h)
+                starts[n] = a
+                ends[n] = b
+                words[n] = count
+                n += 1
+            a = b
+    return n
