@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dedup.normalise import (
-    DROPPED,
+    FACTORS,
     LETTER,
     MIX_1,
     MIX_2,
-    SEED,
     SPACE,
-    STEP,
+    U32,
     U64,
     WORD,
+    beyond_ascii,
     forms,
     hash_word,
     longest_of,
@@ -30,11 +30,10 @@ from pipeline.dedup.normalise import (
     utf8,
     words,
 )
-from pipeline.signals.statistics.primitives import compiled, decode, inlined
+from pipeline.signals.statistics.primitives import compiled, inlined
 
 EMPTY = 2**32 - 1
 """What a signature holds in every place where a text has no n-gram."""
-U32 = np.uint32
 _FMIX_1, _FMIX_2 = U32(0x85EBCA6B), U32(0xC2B2AE35)
 _MASK = (1 << 64) - 1
 
@@ -67,7 +66,7 @@ class MinHasher:
     def sketch(self, texts: pa.Array | pa.ChunkedArray, ngrams: bool = True) -> Sketches:
         """Sketches of every text, in order; without `ngrams` their hashes are left out and no time is spent on them.
 
-        Memory beyond the result: about 16 bytes for each byte of the longest text, 8 more with `ngrams`.
+        Memory beyond the result: about 6 bytes for each byte of the longest text, up to 20 more with `ngrams`.
         """
         data, offsets = utf8(texts)
         signatures = np.full((len(offsets) - 1, self.hashes), EMPTY, np.uint32)
@@ -173,15 +172,14 @@ def s_curve(bands: int, rows: int) -> list[tuple[float, float]]:
 @compiled
 def sketch_texts(data, offsets, table, n, drawn, keep, slots, signatures, found, ends):
     """Fills signatures and, with `keep`, the distinct n-grams of texts one after another, which end at `ends`."""
-    longest = longest_of(offsets)
-    cp = np.empty(longest, np.int32)
-    grams = np.empty(longest // 2 + 2, np.uint32)
-    recent = np.empty(n, np.uint64)
     factors, terms = drawn
+    longest = longest_of(offsets)
+    hashes = np.empty(longest // 2 + 2, np.uint64)
+    grams = np.empty(len(hashes), np.uint32)
     at = 0
     for r in range(len(offsets) - 1):
-        size = decode(data, offsets[r], offsets[r + 1], cp)
-        k = hash_ngrams(cp, size, table, recent, grams)
+        k = hash_words(data, offsets[r], offsets[r + 1], table, hashes)
+        k = hash_ngrams(hashes, k, n, grams)
         if keep:
             k = sort_distinct(grams, k, slots, U64(r + 1))
             for i in range(k):
@@ -193,49 +191,70 @@ def sketch_texts(data, offsets, table, n, drawn, keep, slots, signatures, found,
 
 
 @compiled
-def hash_ngrams(cp, size, table, recent, grams):
-    """Writes the hash of every n-gram of words, of as many as `recent` holds; returns how many there are."""
-    n = len(recent)
-    leaving = U64(1)
-    for i in range(n):
-        recent[i] = U64(0)
-        leaving *= MIX_2
-    rolling = U64(0)
+def hash_words(data, i, end, table, hashes):
+    """Writes the hash of every word of the text from byte i to `end`; returns how many there are.
+
+    There is a choice at every character, which no processor could foresee: so every character writes a hash, and only
+    the end of a word moves on to where the next one is written.
+    """
     count = 0
-    oldest = 0
-    h = SEED
-    inside = False
-    i = 0
-    while i <= size:
-        form = table[cp[i]] if i < size else U32(SPACE)
+    place = 0
+    h = U64(0)
+    while i < end:
+        c = U32(data[i])
+        size = 1
+        if c >= 0x80:
+            left = end - i
+            c, size = beyond_ascii(
+                data[i],
+                data[i + 1] if left > 1 else 0,
+                data[i + 2] if left > 2 else 0,
+                data[i + 3] if left > 3 else 0,
+            )
+        i += size
+        form = table[c]
         kind = form & 3
-        i += 1
-        if kind == DROPPED:
-            continue
-        if inside and kind != LETTER:
-            rolling = rolling * MIX_2 + mixed(h) - leaving * recent[oldest]
-            recent[oldest] = mixed(h)
-            oldest = oldest + 1 if oldest + 1 < n else 0
-            count += 1
-            if count >= n:
-                grams[count - n] = finished(rolling)
-            inside = False
-        if kind == SPACE:
-            continue
-        h = ((h if inside else SEED) ^ U64(form >> 2)) * STEP
-        inside = True
         if kind == WORD:
-            rolling = rolling * MIX_2 + mixed(h) - leaving * recent[oldest]
-            recent[oldest] = mixed(h)
-            oldest = oldest + 1 if oldest + 1 < n else 0
+            hashes[count] = h
+            count += place > 0
+            hashes[count] = U64(form >> 2) * FACTORS[0]
             count += 1
-            if count >= n:
-                grams[count - n] = finished(rolling)
-            inside = False
-    if 0 < count < n:
-        grams[0] = finished(rolling)
-        return 1
-    return max(0, count - n + 1)
+            h = U64(0)
+            place = 0
+            continue
+        if place == 64 and kind == LETTER:
+            h = mixed(h)
+            place = 0
+        h += U64(form >> 2) * FACTORS[place & 63]
+        place += kind & 1
+        hashes[count] = h
+        space = kind == SPACE
+        count += space & (place > 0)
+        h = U64(0) if space else h
+        place = 0 if space else place
+    hashes[count] = h
+    count += place > 0
+    for j in range(count):
+        hashes[j] = mixed(hashes[j])
+    return count
+
+
+@compiled
+def hash_ngrams(hashes, count, n, grams):
+    """Writes the hash of every n-gram of words; returns how many there are."""
+    n = min(n, count)
+    if n == 0:
+        return 0
+    leaving = U64(1)
+    rolling = U64(0)
+    for i in range(n):
+        leaving *= MIX_2
+        rolling = rolling * MIX_2 + hashes[i]
+    grams[0] = finished(rolling)
+    for i in range(n, count):
+        rolling = rolling * MIX_2 + (hashes[i] - leaving * hashes[i - n])
+        grams[i - n + 1] = finished(rolling)
+    return count - n + 1
 
 
 @inlined
@@ -278,9 +297,8 @@ def sort_distinct(grams, k, slots, stamp):
     i = 0
     while at < distinct:
         slot = slots[i]
-        if slot >> U64(32) == stamp:
-            grams[at] = U32(slot & U64(0xFFFFFFFF))
-            at += 1
+        grams[at] = U32(slot & U64(0xFFFFFFFF))
+        at += slot >> U64(32) == stamp
         i += 1
     return distinct
 
@@ -315,9 +333,9 @@ def fill_keys(signatures, rows, keys):
     """Hashes the values of each band, from a start that is another one for each."""
     for r in range(len(signatures)):
         for band in range(keys.shape[1]):
-            h = SEED + U64(band) * MIX_2
+            h = mixed(U64(band + 1))
             for i in range(band * rows, (band + 1) * rows):
-                h = (h ^ U64(signatures[r, i])) * STEP
+                h = (h ^ U64(signatures[r, i])) * MIX_1
                 h ^= h >> U64(32)
             keys[r, band] = mixed(h)
 

@@ -10,8 +10,8 @@ punctuation, white space), taken character by character: each becomes one charac
 - Letters become small. Punctuation goes without leaving a space: categories P and Sk, and the symbols of ASCII. Other
   symbols stay: emoji are all that some texts have. Control and format characters (Cc, Cf) go.
 
-Where this is not NFD and `str.lower` over the whole text: Hangul syllables and some vowel signs of India, which NFD takes
-into several characters that stay, are left composed, and a capital sigma that ends a word becomes σ, not ς.
+Where this is not NFD and `str.lower` over the whole text: Hangul syllables, some vowel signs of India and notes of music,
+which NFD takes into several characters that stay, are left composed; a capital sigma that ends a word becomes σ, not ς.
 
 Words stand between spaces. In scripts that are written without spaces each character is a word of its own.
 """
@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.signals.statistics.characters import code_points
-from pipeline.signals.statistics.primitives import compiled, decode, inlined
+from pipeline.signals.statistics.primitives import compiled, inlined
 
 UNSPACED = """
     0E01-0E3A 0E40-0E4E 0E81-0ECE 0EDC-0EDF 1000-103F 1050-108F 109A-109D 1780-17D3 17D7 17DC-17DD 1950-1974 1980-19C9
@@ -43,14 +43,13 @@ _LAST_ASSIGNED = 0x323B0
 _TAGS = range(0xE0000, 0xE01F0)
 _WHOLE = ("Lo", "Cn", "Co", "Cs")  # without a decomposition, these are their own form
 
-# What the tables say of a code point: the form that it takes, shifted by two, and one of these.
-DROPPED, SPACE, LETTER, WORD = range(4)
+# What the tables say of a code point: one of these kinds, and above its two bits the form that it takes plus one; nothing
+# there for what is dropped and for white space, so that both add nothing to a hash.
+DROPPED, LETTER, SPACE, WORD = range(4)
 
 # Numba makes a float of a signed and an unsigned number together: all of these are unsigned.
-U64 = np.uint64
-STEP = U64(0x9E3779B97F4A7C15)
+U32, U64 = np.uint32, np.uint64
 MIX_1, MIX_2 = U64(0xBF58476D1CE4E5B9), U64(0x94D049BB133111EB)
-SEED = U64(0x243F6A8885A308D3)
 _MASK = (1 << 64) - 1
 
 
@@ -109,29 +108,44 @@ def line_key(line: str) -> int:
     return hash_word(normalised(line))
 
 
-def hash_word(word: str) -> int:
-    """The 64-bit hash of a string of code points: what the compiled code computes."""
-    value = int(SEED)
-    for char in word:
-        value = ((value ^ ord(char)) * int(STEP)) & _MASK
+def mix(value: int) -> int:
+    """64 bits of which each depends on each of `value` (the last steps of SplitMix64)."""
     value = ((value ^ (value >> 32)) * int(MIX_1)) & _MASK
-    return value ^ (value >> 29)
+    value = ((value ^ (value >> 29)) * int(MIX_2)) & _MASK
+    return value ^ (value >> 32)
+
+
+FACTORS = np.array([mix((i * 0x9E3779B97F4A7C15) & _MASK) | 1 for i in range(1, 65)], np.uint64)
+"""What the characters of a string are multiplied with, one place after another, in its hash."""
+
+
+def hash_word(word: str) -> int:
+    """The 64-bit hash of a string, in plain Python: what the compiled code computes.
+
+    A sum of products, because those do not wait for each other as the steps of a chain would.
+    """
+    value = 0
+    for i, char in enumerate(word):
+        if i % 64 == 0:
+            value = mix(value)
+        value = (value + (ord(char) + 1) * int(FACTORS[i % 64])) & _MASK
+    return mix(value)
 
 
 @cache
 def forms(normalise: bool = True) -> np.ndarray:
-    """uint32 of every code point (0x110000 of them): the form that it takes, times four, and its kind."""
+    """uint32 of every code point (0x110000 of them): the form that it takes and its kind, as above."""
     points = np.arange(0x110000, dtype=np.uint32)
-    table = points << 2 | LETTER
+    table = points + 1 << 2 | LETTER
     for point in (*range(_LAST_ASSIGNED), *_TAGS):
         if normalise:
             form = folded(chr(point))
-            table[point] = (ord(form) << 2 | LETTER if form != " " else SPACE) if form else DROPPED
+            table[point] = (ord(form) + 1 << 2 | LETTER if form != " " else SPACE) if form else DROPPED
         elif chr(point).isspace() or chr(point) in _SEPARATORS:
             table[point] = SPACE
-    alone = np.zeros(len(table), np.bool_)
-    alone[code_points(UNSPACED)] = True
-    table[alone[table >> 2] & (table & 3 == LETTER)] |= WORD
+    alone = np.zeros(len(table) + 1, np.bool_)
+    alone[np.array(code_points(UNSPACED)) + 1] = True
+    table[alone[table >> 2]] |= WORD
     table.flags.writeable = False
     return table
 
@@ -186,9 +200,10 @@ def lines(texts: pa.Array | pa.ChunkedArray) -> Lines:
 
 @inlined
 def mixed(h):
-    """The last step of a word's hash: high bits reach the low ones."""
+    """`mix`, compiled."""
     h = (h ^ (h >> U64(32))) * MIX_1
-    return h ^ (h >> U64(29))
+    h = (h ^ (h >> U64(29))) * MIX_2
+    return h ^ (h >> U64(32))
 
 
 @inlined
@@ -200,18 +215,53 @@ def longest_of(offsets):
     return longest
 
 
+@inlined
+def beyond_ascii(a, b, c, d):
+    """The code point of four bytes, the first of which is none of ASCII, and how many bytes it takes.
+
+    A byte of no whole character is a U+FFFD alone; what Python's decoder refuses is none. Beyond the end give 0.
+    """
+    size = 1
+    point = U32(0xFFFD)
+    if a >= 0xC2 and b & 0xC0 == 0x80:
+        if a < 0xE0:
+            size = 2
+            point = U32(a & 0x1F) << U32(6) | U32(b & 0x3F)
+        elif c & 0xC0 == 0x80:
+            high = U32(a & 0x0F) << U32(12) | U32(b & 0x3F) << U32(6) | U32(c & 0x3F)
+            if a < 0xF0:
+                if high >= 0x800 and not 0xD800 <= high < 0xE000:
+                    size = 3
+                    point = high
+            elif a < 0xF8 and d & 0xC0 == 0x80 and 0x400 <= high < 0x4400:
+                size = 4
+                point = high << U32(6) | U32(d & 0x3F)
+    return point, size
+
+
 @compiled
 def normalise_texts(data, offsets, table, out, ends):
     """Writes normalised texts one after another as UTF-8; `ends[r + 1]` is where text r ends."""
-    cp = np.empty(longest_of(offsets), np.int32)
     at = 0
     ends[0] = 0
     for r in range(len(offsets) - 1):
-        size = decode(data, offsets[r], offsets[r + 1], cp)
         first = at
         gap = False
-        for i in range(size):
-            form = table[cp[i]]
+        i = offsets[r]
+        end = offsets[r + 1]
+        while i < end:
+            c = U32(data[i])
+            size = 1
+            if c >= 0x80:
+                left = end - i
+                c, size = beyond_ascii(
+                    data[i],
+                    data[i + 1] if left > 1 else 0,
+                    data[i + 2] if left > 2 else 0,
+                    data[i + 3] if left > 3 else 0,
+                )
+            i += size
+            form = table[c]
             kind = form & 3
             if kind == SPACE:
                 gap = True
@@ -220,68 +270,88 @@ def normalise_texts(data, offsets, table, out, ends):
                     out[at] = 32
                     at += 1
                 gap = False
-                c = form >> 2
-                if c < 0x80:
-                    out[at] = c
-                    at += 1
-                elif c < 0x800:
-                    out[at] = 0xC0 | c >> 6
-                    out[at + 1] = 0x80 | c & 0x3F
-                    at += 2
-                elif c < 0x10000:
-                    out[at] = 0xE0 | c >> 12
-                    out[at + 1] = 0x80 | c >> 6 & 0x3F
-                    out[at + 2] = 0x80 | c & 0x3F
-                    at += 3
-                else:
-                    out[at] = 0xF0 | c >> 18
-                    out[at + 1] = 0x80 | c >> 12 & 0x3F
-                    out[at + 2] = 0x80 | c >> 6 & 0x3F
-                    out[at + 3] = 0x80 | c & 0x3F
-                    at += 4
+                at = put((form >> 2) - 1, out, at)
         ends[r + 1] = at
+
+
+@inlined
+def put(c, out, at):
+    """Writes a code point as UTF-8; returns where the next one goes."""
+    if c < 0x80:
+        out[at] = c
+        at += 1
+    elif c < 0x800:
+        out[at] = 0xC0 | c >> 6
+        out[at + 1] = 0x80 | c & 0x3F
+        at += 2
+    elif c < 0x10000:
+        out[at] = 0xE0 | c >> 12
+        out[at + 1] = 0x80 | c >> 6 & 0x3F
+        out[at + 2] = 0x80 | c & 0x3F
+        at += 3
+    else:
+        out[at] = 0xF0 | c >> 18
+        out[at + 1] = 0x80 | c >> 12 & 0x3F
+        out[at + 2] = 0x80 | c >> 6 & 0x3F
+        out[at + 3] = 0x80 | c & 0x3F
+        at += 4
+    return at
 
 
 @compiled
 def find_lines(data, offsets, table, rows, keys, starts, ends, words):
     """Fills the columns of `Lines`; returns how many lines there are."""
-    cp = np.empty(longest_of(offsets), np.int32)
     n = 0
     for r in range(len(offsets) - 1):
-        size = decode(data, offsets[r], offsets[r + 1], cp)
-        a = 0
-        while a < size:
-            h = SEED
+        i = offsets[r]
+        end = offsets[r + 1]
+        at = 0  # in characters
+        while i < end:
+            a = at
+            h = U64(0)
+            place = 0
             count = 0
             inside = False  # within a word
             gap = False
-            b = a
-            while b < size and cp[b] != 10:
-                form = table[cp[b]]
-                b += 1
+            c = U32(0)
+            while i < end and c != 10:
+                c = U32(data[i])
+                size = 1
+                if c >= 0x80:
+                    left = end - i
+                    c, size = beyond_ascii(
+                        data[i],
+                        data[i + 1] if left > 1 else 0,
+                        data[i + 2] if left > 2 else 0,
+                        data[i + 3] if left > 3 else 0,
+                    )
+                i += size
+                at += 1
+                form = table[c]
                 kind = form & 3
                 if kind == SPACE:
                     gap = True
                     inside = False
                 elif kind != DROPPED:
                     if gap and count:
-                        h = (h ^ U64(32)) * STEP
+                        if place == 64:
+                            h = mixed(h)
+                            place = 0
+                        h += U64(33) * FACTORS[place]
+                        place += 1
                     gap = False
-                    h = (h ^ U64(form >> 2)) * STEP
-                    if kind == WORD:
-                        count += 1
-                        inside = False
-                    elif not inside:
-                        count += 1
-                        inside = True
-            if b < size:
-                b += 1
+                    if place == 64:
+                        h = mixed(h)
+                        place = 0
+                    h += U64(form >> 2) * FACTORS[place]
+                    place += 1
+                    count += kind == WORD or not inside
+                    inside = kind != WORD
             if count:
                 rows[n] = r
                 keys[n] = mixed(h)
                 starts[n] = a
-                ends[n] = b
+                ends[n] = at
                 words[n] = count
                 n += 1
-            a = b
     return n
