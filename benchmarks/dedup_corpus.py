@@ -258,18 +258,20 @@ def edit_to(
     """An edited text whose similarity to the text is as near to `level` as whole edits allow; the best of a few draws."""
     own = vocabulary.ngrams(tokens)
     near: tuple[float, np.ndarray] = (1 - level, tokens)
+    lost = (1 - level) / (1 + level)  # of the n-grams on each side, if both are as many; grows nearly evenly with edits
     for _ in range(4):
         edits = draw_edits(tokens, len(tokens) // 4 + 8, pool, random, whole=0.1)
-        # The similarity falls, nearly always, with every edit: look for the place where it passes the level.
-        below, above = len(edits.places), 0
+        below, above = len(edits.places) + 1, 0
+        n = round(lost * len(tokens) / 8)
         while below - above > 1:
-            middle = (below + above) // 2
-            edited = edits.apply(tokens, middle)
+            n = min(max(n, above + 1), below - 1)
+            edited = edits.apply(tokens, n)
             similarity = jaccard(own, vocabulary.ngrams(edited))
             near = min(near, (abs(similarity - level), edited), key=lambda found: found[0])
-            below, above = (middle, above) if similarity < level else (below, middle)
-        if near[0] < 0.003:
-            break
+            if near[0] < 0.003:
+                return near[1]
+            below, above = (n, above) if similarity < level else (below, n)
+            n = round(n * lost * (1 + similarity) / max(1e-3, 1 - similarity))
     return near[1]
 
 
