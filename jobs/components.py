@@ -65,7 +65,7 @@ def connected_components(
     Writes `labels/shard-00000.parquet` and so on to `n_shards`: node and label, uint64, sorted by node; a node's shard
     is `(node >> 32) * n_shards >> 32`. The bytes depend on the edge set alone. `work` holds checkpoints while it runs,
     from which a killed job goes on, and `components.json` after: counts of edges read, nodes and components, and the
-    log, for each iteration its number, the edges after it, how many of them changed, seconds, and how it was done.
+    log, for each iteration its number, the edges after it, how many it moved, seconds, and how it was done.
 
     Up to `in_one_task` edges (by default IN_ONE_TASK_EDGES) are done by one task; without `spark` by this process.
     Raises CrawlmillError where iterations do not settle, StorageError where a file cannot be read or written.
@@ -87,7 +87,7 @@ def connected_components(
     with _settings(spark, partitions or _partition_count(spark, read)) as width:
         while not log or log[-1]["changed"]:
             held = log[-1]["edges"] if log else read
-            if held <= limit:
+            if not held or held <= limit:
                 started = time.monotonic()
                 _, nodes, found = _totals(spark, "components", [files], solve, (0, 0, 0))
                 log.append(_entry(len(log) + 1, held, 0, started, "one task"))
@@ -221,15 +221,15 @@ def _edge_arrays(path: str, name: str) -> Iterator[tuple[array, array]]:
 
 
 def _write_part(path: str, target: str, index: int, rows: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
-    """Writes a partition of a checkpoint; yields one part, its edges, and how many edges came or went."""
+    """Writes a partition of a checkpoint; yields one part, its edges, and how many were moved there."""
     ends: list[tuple[np.ndarray, np.ndarray]] = []
-    changed = 0
-    for hi, lo, differing in rows:
+    moves = 0
+    for hi, lo, moved in rows:
         ends.append((_unsigned(hi), _unsigned(lo)))
-        changed += differing
+        moves += moved
     a, b = (np.concatenate([np.empty(0, dtype=np.uint64), *(end[side] for end in ends)]) for side in (0, 1))
     RunFolder(path).write_table(f"{target}/part-{index:05d}.parquet", pa.table({"a": a, "b": b}))
-    yield 1, len(a), changed
+    yield 1, len(a), moves
 
 
 def _keyed(row: Any) -> tuple[int, tuple[bytes, bytes]]:
@@ -298,19 +298,24 @@ def _edges(spark: Any, folder: RunFolder, files: list[str], width: int) -> Any:
     return pairs if len(files) >= width else pairs.repartition(width, "hi", "lo")
 
 
-def _moved(edges: Any, end: str, least: Any, hot: int, to: tuple[Any, Any]) -> Any:
-    """`edges` with the minimum of the node at `end` beside them, then as `to` says, without repetition.
+def _beside(spark: Any, name: str, edges: Any, end: str, least: Any, hot: int) -> Any:
+    """`edges` with a column least: the minimum of the node at `end`, null where it has none.
 
-    `least` has node, least (null for none) and n, the number of edges with the node at `end`.
+    `least` has node, least and n, the number of edges with the node at `end`; it is computed here, and should be kept.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    few = least.where(F.col("n") > hot)
-    known = least.where(F.col("n").between(1, hot) & F.col("least").isNotNull())
-    many = edges.join(F.broadcast(few), edges[end] == few.node, "inner")
-    others = edges.join(F.broadcast(few), edges[end] == few.node, "left_anti")
-    rest = others.join(known, others[end] == known.node, "left")
-    return many.select(*to).union(rest.select(*to))
+    counted = least.agg(F.count_if(F.col("n") > hot))
+    some_hot = watched(spark, name, lambda: counted.head()[0], None, 0)
+    # Without the nodes that have no minimum and those whose edges are not shuffled to it.
+    known = least.where(F.col("n").between(1, hot) & F.col("least").isNotNull()).select("node", "least")
+    kept = [*edges.columns, "least"]
+    if not some_hot:
+        return edges.join(known, edges[end] == known.node, "left").select(kept)
+    few = F.broadcast(least.where(F.col("n") > hot).select("node", "least"))
+    of_hot = edges.join(few, edges[end] == few.node, "inner").select(kept)
+    others = edges.join(few, edges[end] == few.node, "left_anti")
+    return of_hot.union(others.join(known, others[end] == known.node, "left").select(kept))
 
 
 def _iterate(
@@ -323,56 +328,70 @@ def _iterate(
     width: int,
     log: list[dict[str, Any]],
 ) -> list[str]:
-    """One large-star and one small-star, written as a checkpoint and noted in `log`; returns its files."""
+    """One large-star and one small-star, written as a checkpoint and noted in `log`; returns its files.
+
+    Every move makes hi + lo of an edge smaller, so an edge set that comes out as it went in is one of which no edge
+    moved: counting moves tells exactly whether the stars are done.
+    """
     from pyspark import StorageLevel
     from pyspark.sql import functions as F  # noqa: N812
 
     started = time.monotonic()
     iteration = len(log) + 1
+    name = f"components: iteration {iteration}"
     target = _checkpoint(work, iteration)
     hot = max(LEAST_HOT, held // (HOT_SHARE * width))
-    hi, lo = F.col("hi"), F.col("lo")
-    before = _edges(spark, folder, files, width).persist(StorageLevel.MEMORY_AND_DISK)
+    hi, lo, least = F.col("hi"), F.col("lo"), F.col("least")
+    with _kept(StorageLevel.MEMORY_AND_DISK) as keep:
+        edges = keep(_edges(spark, folder, files, width))
+        as_hi = F.struct(hi.alias("node"), lo.alias("least"), F.lit(0).alias("n"))
+        as_lo = F.struct(lo.alias("node"), F.lit(None).cast("bigint").alias("least"), F.lit(1).alias("n"))
+        ends = edges.select(F.inline(F.array(as_hi, as_lo)))
+        minima = keep(ends.groupBy("node").agg(F.min("least").alias("least"), F.sum("n").alias("n")).where("n > 0"))
+        large = _beside(spark, name, edges, "lo", minima, hot)
+        large = keep(large.select(hi, F.coalesce(least, lo).alias("lo"), (lo > F.coalesce(least, lo)).alias("moved")))
 
-    ends = before.select(hi.alias("node"), lo.alias("least"), F.lit(0).alias("n")).union(
-        before.select(lo.alias("node"), F.lit(None).cast("bigint").alias("least"), F.lit(1).alias("n"))
-    )
-    least = ends.groupBy("node").agg(F.min("least").alias("least"), F.sum("n").alias("n"))
-    large = _moved(before, "lo", least, hot, (hi, F.coalesce("least", lo).alias("lo"))).distinct()
-    large = large.persist(StorageLevel.MEMORY_AND_DISK)
-
-    least = large.groupBy(hi.alias("node")).agg(F.min("lo").alias("least"), F.count("*").alias("n"))
-    moved = F.when(lo == F.col("least"), hi).otherwise(lo).alias("hi")
-    small = _moved(large, "hi", least, hot, (moved, F.col("least").alias("lo")))
-
-    # Edges of before are 1, of after 2, of both 3: one shuffle leaves each once and tells what came and what went.
-    # It goes by buckets of a chunk each, in which edges then pass to Python as arrays.
-    both = before.withColumn("side", F.lit(1)).union(small.withColumn("side", F.lit(2)))
-    buckets = max(8 * width, held // CHUNK)
-    bucket = F.pmod(F.xxhash64("hi", "lo"), F.lit(buckets))
-    sides = both.withColumn("bucket", bucket).repartition(width, "bucket").groupBy("bucket", "hi", "lo")
-    after = F.col("side") >= 2
-    packed = (
-        sides.agg(F.bit_or("side").alias("side"))
-        .groupBy("bucket")
-        .agg(
-            F.collect_list(F.when(after, hi)).alias("his"),
-            F.collect_list(F.when(after, lo)).alias("los"),
-            F.count_if(F.col("side") < 3).alias("changed"),
+        minima = keep(large.groupBy(hi.alias("node")).agg(F.min("lo").alias("least"), F.count("*").alias("n")))
+        small = _beside(spark, name, large, "hi", minima, hot)
+        stays = lo == least
+        small = small.select(
+            F.when(stays, hi).otherwise(lo).alias("hi"), least.alias("lo"), (F.col("moved") | ~stays).alias("moved")
         )
-        .select("his", "los", "changed")
-    )
-    written = packed.rdd.mapPartitionsWithIndex(partial(_write_part, folder.path, target))
-    name = f"components: iteration {iteration}"
-    try:
-        parts, edges, changed = watched(spark, name, lambda: written.treeReduce(_added), None, 0)
-    finally:
-        large.unpersist()
-        before.unpersist()
-    log.append(_entry(iteration, edges, changed, started, "star steps"))
+        # Buckets of a chunk each, in which edges then pass to Python as arrays; one shuffle does for both groupings.
+        # (Their number is a power of two so that most iterations are one compiled plan.)
+        mask = (1 << max(3 * width, held // CHUNK).bit_length()) - 1
+        bucket = F.xxhash64("hi", "lo").bitwiseAND(F.lit(mask))
+        once = (
+            small.withColumn("bucket", bucket)
+            .repartition(width, "bucket")
+            .groupBy("bucket", "hi", "lo")
+            .agg(F.count_if("moved").alias("moves"))
+        )
+        packed = once.groupBy("bucket").agg(
+            F.collect_list("hi").alias("his"), F.collect_list("lo").alias("los"), F.sum("moves").alias("moves")
+        )
+        written = packed.drop("bucket").rdd.mapPartitionsWithIndex(partial(_write_part, folder.path, target))
+        parts, count, moves = watched(spark, name, lambda: written.treeReduce(_added), None, 0)
+    log.append(_entry(iteration, count, moves, started, "star steps"))
     folder.write_json(f"{target}.json", {"digest": digest, "parts": parts, "log": log})
     _sweep(folder, work, keep=iteration)
     return folder.list(target, ".parquet")
+
+
+@contextmanager
+def _kept(level: Any) -> Iterator[Callable[[Any], Any]]:
+    """Lends `keep(frame)`: what it was given is held by the executors until the end."""
+    frames: list[Any] = []
+
+    def keep(frame: Any) -> Any:
+        frames.append(frame.persist(level))
+        return frames[-1]
+
+    try:
+        yield keep
+    finally:
+        for frame in reversed(frames):
+            frame.unpersist()
 
 
 def _label(
