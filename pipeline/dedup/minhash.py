@@ -1,5 +1,3 @@
-# Numba infers the types of compiled functions.
-# mypy: disable-error-code="no-untyped-def,assignment"
 """MinHash: sketches of texts, the keys of their bands, and how alike two of them are.
 
 A signature is bit for bit that of `datasketch.MinHash(scheme="affine32", hashfunc=ngram_hash)` fed with the n-grams of the
@@ -12,30 +10,19 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dedup.normalise import (
-    FACTORS,
-    LETTER,
+from pipeline.dedup.kernel import (
+    EMPTY,
+    MASK,
     MIX_1,
     MIX_2,
-    SPACE,
     U32,
-    U64,
-    WORD,
-    beyond_ascii,
-    forms,
+    compare_sets,
+    compare_signatures,
+    fill_keys,
     hash_word,
-    longest_of,
-    mixed,
-    read_only,
-    utf8,
-    words,
+    sketch_texts,
 )
-from pipeline.signals.statistics.primitives import compiled, inlined
-
-EMPTY = 2**32 - 1
-"""What a signature holds in every place where a text has no n-gram."""
-_FMIX_1, _FMIX_2 = U32(0x85EBCA6B), U32(0xC2B2AE35)
-_MASK = (1 << 64) - 1
+from pipeline.dedup.normalise import forms, read_only, utf8, words
 
 
 class Sketches(NamedTuple):
@@ -95,8 +82,8 @@ def ngram_hash(ngram: bytes) -> int:
     """The 32-bit hash of words joined by a space, in plain Python: what the compiled code computes by rolling."""
     value = 0
     for word in ngram.decode("utf-8", "surrogatepass").split(" "):
-        value = (value * int(MIX_2) + hash_word(word)) & _MASK
-    return (((value ^ (value >> 32)) * int(MIX_1)) & _MASK) >> 32
+        value = (value * int(MIX_2) + hash_word(word)) & MASK
+    return (((value ^ (value >> 32)) * int(MIX_1)) & MASK) >> 32
 
 
 @cache
@@ -167,204 +154,3 @@ def optimal_bands(threshold: float, hashes: int) -> tuple[int, int]:
 def s_curve(bands: int, rows: int) -> list[tuple[float, float]]:
     """Similarities 0, 0.05 … 1 with the probability that such a pair becomes a candidate."""
     return [(step / 20, float(candidate_probability(step / 20, bands, rows))) for step in range(21)]
-
-
-@compiled
-def sketch_texts(data, offsets, table, n, drawn, keep, slots, signatures, found, ends):
-    """Fills signatures and, with `keep`, the distinct n-grams of texts one after another, which end at `ends`."""
-    factors, terms = drawn
-    longest = longest_of(offsets)
-    hashes = np.empty(longest // 2 + 2, np.uint64)
-    grams = np.empty(len(hashes), np.uint32)
-    at = 0
-    for r in range(len(offsets) - 1):
-        k = hash_words(data, offsets[r], offsets[r + 1], table, hashes)
-        k = hash_ngrams(hashes, k, n, grams)
-        if keep:
-            k = sort_distinct(grams, k, slots, U64(r + 1))
-            for i in range(k):
-                found[at + i] = grams[i]
-            at += k
-        ends[r + 1] = at
-        if k:
-            sign(grams, k, factors, terms, signatures[r])
-
-
-@compiled
-def hash_words(data, i, end, table, hashes):
-    """Writes the hash of every word of the text from byte i to `end`; returns how many there are.
-
-    There is a choice at every character, which no processor could foresee: so every character writes a hash, and only
-    the end of a word moves on to where the next one is written.
-    """
-    count = 0
-    place = 0
-    h = U64(0)
-    while i < end:
-        c = U32(data[i])
-        size = 1
-        if c >= 0x80:
-            left = end - i
-            c, size = beyond_ascii(
-                data[i],
-                data[i + 1] if left > 1 else 0,
-                data[i + 2] if left > 2 else 0,
-                data[i + 3] if left > 3 else 0,
-            )
-        i += size
-        form = table[c]
-        kind = form & 3
-        if kind == WORD:
-            hashes[count] = h
-            count += place > 0
-            hashes[count] = U64(form >> 2) * FACTORS[0]
-            count += 1
-            h = U64(0)
-            place = 0
-            continue
-        if place == 64 and kind == LETTER:
-            h = mixed(h)
-            place = 0
-        h += U64(form >> 2) * FACTORS[place & 63]
-        place += kind & 1
-        hashes[count] = h
-        space = kind == SPACE
-        count += space & (place > 0)
-        h = U64(0) if space else h
-        place = 0 if space else place
-    hashes[count] = h
-    count += place > 0
-    for j in range(count):
-        hashes[j] = mixed(hashes[j])
-    return count
-
-
-@compiled
-def hash_ngrams(hashes, count, n, grams):
-    """Writes the hash of every n-gram of words; returns how many there are."""
-    n = min(n, count)
-    if n == 0:
-        return 0
-    leaving = U64(1)
-    rolling = U64(0)
-    for i in range(n):
-        leaving *= MIX_2
-        rolling = rolling * MIX_2 + hashes[i]
-    grams[0] = finished(rolling)
-    for i in range(n, count):
-        rolling = rolling * MIX_2 + (hashes[i] - leaving * hashes[i - n])
-        grams[i - n + 1] = finished(rolling)
-    return count - n + 1
-
-
-@inlined
-def finished(rolling):
-    """The hash of an n-gram, out of what rolled over its words."""
-    return U32(((rolling ^ (rolling >> U64(32))) * MIX_1) >> U64(32))
-
-
-@compiled
-def sort_distinct(grams, k, slots, stamp):
-    """Leaves the distinct ones of the first k in front, sorted; returns how many.
-
-    Each has its place in a table by its high bits, so that the table is in order: hashes are spread evenly. A slot is a
-    stamp and a hash, and what has another stamp is empty.
-    """
-    if k == 0:
-        return 0
-    shift = U64(32)
-    size = 1
-    while size < 2 * k and size < 1 << 32:
-        size *= 2
-        shift -= U64(1)
-    distinct = 0
-    for j in range(k):
-        value = stamp << U64(32) | U64(grams[j])
-        i = np.int64(U64(grams[j]) >> shift)
-        while True:
-            slot = slots[i]
-            if slot >> U64(32) != stamp:
-                slots[i] = value
-                distinct += 1
-                break
-            if slot == value:
-                break
-            if slot > value:
-                slots[i] = value
-                value = slot
-            i += 1
-    at = 0
-    i = 0
-    while at < distinct:
-        slot = slots[i]
-        grams[at] = U32(slot & U64(0xFFFFFFFF))
-        at += slot >> U64(32) == stamp
-        i += 1
-    return distinct
-
-
-@compiled
-def sign(grams, k, factors, terms, signature):
-    """The least value of each permutation over k n-grams; mixes their hashes in place, as datasketch does."""
-    for j in range(k):
-        x = grams[j]
-        x = U32(U32(x ^ (x >> U32(16))) * _FMIX_1)
-        x = U32(U32(x ^ (x >> U32(13))) * _FMIX_2)
-        grams[j] = x ^ (x >> U32(16))
-    j = 0
-    while j + 4 <= k:
-        g0, g1, g2, g3 = grams[j], grams[j + 1], grams[j + 2], grams[j + 3]
-        for p in range(len(signature)):
-            a = factors[p]
-            b = terms[p]
-            low = min(U32(a * g0 + b), U32(a * g1 + b))
-            other = min(U32(a * g2 + b), U32(a * g3 + b))
-            signature[p] = min(signature[p], min(low, other))
-        j += 4
-    while j < k:
-        g0 = grams[j]
-        for p in range(len(signature)):
-            signature[p] = min(signature[p], U32(factors[p] * g0 + terms[p]))
-        j += 1
-
-
-@compiled
-def fill_keys(signatures, rows, keys):
-    """Hashes the values of each band, from a start that is another one for each."""
-    for r in range(len(signatures)):
-        for band in range(keys.shape[1]):
-            h = mixed(U64(band + 1))
-            for i in range(band * rows, (band + 1) * rows):
-                h = (h ^ U64(signatures[r, i])) * MIX_1
-                h ^= h >> U64(32)
-            keys[r, band] = mixed(h)
-
-
-@compiled
-def compare_signatures(left, right, out):
-    """The share of equal values, pair by pair."""
-    hashes = left.shape[1]
-    for r in range(len(left)):
-        equal = 0
-        some = False
-        for i in range(hashes):
-            equal += left[r, i] == right[r, i]
-            some |= left[r, i] != U32(EMPTY)
-        out[r] = equal / hashes if some else 0.0
-
-
-@compiled
-def compare_sets(left, left_at, right, right_at, out):
-    """The share of common members, pair by pair."""
-    for r in range(len(out)):
-        i, i_end = left_at[r], left_at[r + 1]
-        j, j_end = right_at[r], right_at[r + 1]
-        total = i_end - i + j_end - j
-        common = 0
-        while i < i_end and j < j_end:
-            x = left[i]
-            y = right[j]
-            common += x == y
-            i += x <= y
-            j += y <= x
-        out[r] = common / (total - common) if total else 0.0

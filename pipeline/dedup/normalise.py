@@ -1,5 +1,3 @@
-# Numba infers the types of compiled functions.
-# mypy: disable-error-code="no-untyped-def"
 """Texts as deduplication compares them: normalised, hashed whole and line by line.
 
 The normalisation is that of RefinedWeb (arXiv 2306.01116, appendix on deduplication: NFD, accents, lower case,
@@ -27,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dedup.kernel import DROPPED, LETTER, SPACE, WORD, find_lines, hash_word, normalise_texts
 from pipeline.signals.statistics.characters import code_points
-from pipeline.signals.statistics.primitives import compiled, inlined
 
 UNSPACED = """
     0E01-0E3A 0E40-0E4E 0E81-0ECE 0EDC-0EDF 1000-103F 1050-108F 109A-109D 1780-17D3 17D7 17DC-17DD 1950-1974 1980-19C9
@@ -42,15 +40,6 @@ _SEPARATORS = "\u0f0b\u0f0c\u1361"
 _LAST_ASSIGNED = 0x323B0
 _TAGS = range(0xE0000, 0xE01F0)
 _WHOLE = ("Lo", "Cn", "Co", "Cs")  # without a decomposition, these are their own form
-
-# What the tables say of a code point: one of these kinds, and above its two bits the form that it takes plus one; nothing
-# there for what is dropped and for white space, so that both add nothing to a hash.
-DROPPED, LETTER, SPACE, WORD = range(4)
-
-# Numba makes a float of a signed and an unsigned number together: all of these are unsigned.
-U32, U64 = np.uint32, np.uint64
-MIX_1, MIX_2 = U64(0xBF58476D1CE4E5B9), U64(0x94D049BB133111EB)
-_MASK = (1 << 64) - 1
 
 
 class Lines(NamedTuple):
@@ -106,30 +95,6 @@ def words(text: str, normalise: bool = True) -> list[str]:
 def line_key(line: str) -> int:
     """The 64-bit key of a line in plain Python."""
     return hash_word(normalised(line))
-
-
-def mix(value: int) -> int:
-    """64 bits of which each depends on each of `value` (the last steps of SplitMix64)."""
-    value = ((value ^ (value >> 32)) * int(MIX_1)) & _MASK
-    value = ((value ^ (value >> 29)) * int(MIX_2)) & _MASK
-    return value ^ (value >> 32)
-
-
-FACTORS = np.array([mix((i * 0x9E3779B97F4A7C15) & _MASK) | 1 for i in range(1, 65)], np.uint64)
-"""What the characters of a string are multiplied with, one place after another, in its hash."""
-
-
-def hash_word(word: str) -> int:
-    """The 64-bit hash of a string, in plain Python: what the compiled code computes.
-
-    A sum of products, because those do not wait for each other as the steps of a chain would.
-    """
-    value = 0
-    for i, char in enumerate(word):
-        if i % 64 == 0:
-            value = mix(value)
-        value = (value + (ord(char) + 1) * int(FACTORS[i % 64])) & _MASK
-    return mix(value)
 
 
 @cache
@@ -196,162 +161,3 @@ def lines(texts: pa.Array | pa.ChunkedArray) -> Lines:
     rows, starts, ends, counts = (np.empty(most, np.int32) for _ in range(4))
     n = find_lines(data, offsets, forms(), rows, keys, starts, ends, counts)
     return Lines(rows[:n], keys[:n], starts[:n], ends[:n], counts[:n])
-
-
-@inlined
-def mixed(h):
-    """`mix`, compiled."""
-    h = (h ^ (h >> U64(32))) * MIX_1
-    h = (h ^ (h >> U64(29))) * MIX_2
-    return h ^ (h >> U64(32))
-
-
-@inlined
-def longest_of(offsets):
-    """Bytes of the longest text."""
-    longest = np.int64(0)
-    for r in range(len(offsets) - 1):
-        longest = max(longest, offsets[r + 1] - offsets[r])
-    return longest
-
-
-@inlined
-def beyond_ascii(a, b, c, d):
-    """The code point of four bytes, the first of which is none of ASCII, and how many bytes it takes.
-
-    A byte of no whole character is a U+FFFD alone; what Python's decoder refuses is none. Beyond the end give 0.
-    """
-    size = 1
-    point = U32(0xFFFD)
-    if a >= 0xC2 and b & 0xC0 == 0x80:
-        if a < 0xE0:
-            size = 2
-            point = U32(a & 0x1F) << U32(6) | U32(b & 0x3F)
-        elif c & 0xC0 == 0x80:
-            high = U32(a & 0x0F) << U32(12) | U32(b & 0x3F) << U32(6) | U32(c & 0x3F)
-            if a < 0xF0:
-                if high >= 0x800 and not 0xD800 <= high < 0xE000:
-                    size = 3
-                    point = high
-            elif a < 0xF8 and d & 0xC0 == 0x80 and 0x400 <= high < 0x4400:
-                size = 4
-                point = high << U32(6) | U32(d & 0x3F)
-    return point, size
-
-
-@compiled
-def normalise_texts(data, offsets, table, out, ends):
-    """Writes normalised texts one after another as UTF-8; `ends[r + 1]` is where text r ends."""
-    at = 0
-    ends[0] = 0
-    for r in range(len(offsets) - 1):
-        first = at
-        gap = False
-        i = offsets[r]
-        end = offsets[r + 1]
-        while i < end:
-            c = U32(data[i])
-            size = 1
-            if c >= 0x80:
-                left = end - i
-                c, size = beyond_ascii(
-                    data[i],
-                    data[i + 1] if left > 1 else 0,
-                    data[i + 2] if left > 2 else 0,
-                    data[i + 3] if left > 3 else 0,
-                )
-            i += size
-            form = table[c]
-            kind = form & 3
-            if kind == SPACE:
-                gap = True
-            elif kind != DROPPED:
-                if gap and at > first:
-                    out[at] = 32
-                    at += 1
-                gap = False
-                at = put((form >> 2) - 1, out, at)
-        ends[r + 1] = at
-
-
-@inlined
-def put(c, out, at):
-    """Writes a code point as UTF-8; returns where the next one goes."""
-    if c < 0x80:
-        out[at] = c
-        at += 1
-    elif c < 0x800:
-        out[at] = 0xC0 | c >> 6
-        out[at + 1] = 0x80 | c & 0x3F
-        at += 2
-    elif c < 0x10000:
-        out[at] = 0xE0 | c >> 12
-        out[at + 1] = 0x80 | c >> 6 & 0x3F
-        out[at + 2] = 0x80 | c & 0x3F
-        at += 3
-    else:
-        out[at] = 0xF0 | c >> 18
-        out[at + 1] = 0x80 | c >> 12 & 0x3F
-        out[at + 2] = 0x80 | c >> 6 & 0x3F
-        out[at + 3] = 0x80 | c & 0x3F
-        at += 4
-    return at
-
-
-@compiled
-def find_lines(data, offsets, table, rows, keys, starts, ends, words):
-    """Fills the columns of `Lines`; returns how many lines there are."""
-    n = 0
-    for r in range(len(offsets) - 1):
-        i = offsets[r]
-        end = offsets[r + 1]
-        at = 0  # in characters
-        while i < end:
-            a = at
-            h = U64(0)
-            place = 0
-            count = 0
-            inside = False  # within a word
-            gap = False
-            c = U32(0)
-            while i < end and c != 10:
-                c = U32(data[i])
-                size = 1
-                if c >= 0x80:
-                    left = end - i
-                    c, size = beyond_ascii(
-                        data[i],
-                        data[i + 1] if left > 1 else 0,
-                        data[i + 2] if left > 2 else 0,
-                        data[i + 3] if left > 3 else 0,
-                    )
-                i += size
-                at += 1
-                form = table[c]
-                kind = form & 3
-                if kind == SPACE:
-                    gap = True
-                    inside = False
-                elif kind != DROPPED:
-                    if gap and count:
-                        if place == 64:
-                            h = mixed(h)
-                            place = 0
-                        h += U64(33) * FACTORS[place]
-                        place += 1
-                    gap = False
-                    if place == 64:
-                        h = mixed(h)
-                        place = 0
-                    h += U64(form >> 2) * FACTORS[place]
-                    place += 1
-                    count += kind == WORD or not inside
-                    inside = kind != WORD
-            if count:
-                rows[n] = r
-                keys[n] = mixed(h)
-                starts[n] = a
-                ends[n] = at
-                words[n] = count
-                n += 1
-    return n

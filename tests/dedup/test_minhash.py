@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.dedup.kernel import EMPTY
 from pipeline.dedup.minhash import (
-    EMPTY,
     MinHasher,
     Sketches,
     band_keys,

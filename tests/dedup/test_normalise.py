@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.dedup.kernel import WORD
 from pipeline.dedup.normalise import (
     UNSPACED,
     forms,
@@ -174,8 +175,9 @@ def test_keys_of_long_lines_depend_on_every_place() -> None:
     for i, copy in enumerate(swapped):
         copy[i], copy[i + 65] = copy[i + 65], copy[i]
     texts = ["".join(line[:n]) for n in range(1, 401)] + ["".join(copy) for copy in swapped]
+    texts += [f"{'x' * n} {end}" for n in range(60, 70) for end in ("", "y", "y ", "\u0301")]
     found = lines(pa.array(texts))
-    assert len(set(found.keys.tolist())) == len(set(texts))
+    assert len(set(found.keys.tolist())) == len(set(map(normalised, texts)))
     assert found.keys.tolist() == [line_key(text) for text in texts]
 
 
@@ -218,6 +220,12 @@ def test_tables_without_normalisation_keep_all_but_white_space() -> None:
     spaces = [c for c in range(0x110000) if chr(c).isspace()] + [0xF0B, 0xF0C, 0x1361]
     assert np.flatnonzero(~kept).tolist() == sorted(spaces)
     assert ((table[kept] >> 2) - 1 == np.flatnonzero(kept)).all()
+
+
+def test_a_word_of_one_character_takes_three_bytes() -> None:
+    # Which is what the room for words and n-grams is reckoned by.
+    for table in (forms(True), forms(False)):
+        assert np.flatnonzero(table & 3 == WORD).min() >= 0x800
 
 
 def test_one_huge_line_and_many_short_ones() -> None:
