@@ -29,6 +29,10 @@ err = Console(stderr=True)
 
 _RecipeOption = Annotated[str, typer.Option("--recipe", help="Name of a shipped recipe, or path of a .yaml file.")]
 
+_IndexOption = Annotated[
+    str | None, typer.Option("--index", help="Band index to look for duplicates in, and to add this run to.")
+]
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -75,8 +79,9 @@ def run(
     partitions: Annotated[
         int | None, typer.Option(help="Spark tasks to use; the result does not depend on it.", min=1)
     ] = None,
-    upto: Annotated[str, typer.Option(help="Last stage to run: extract, annotate or curate.")] = "curate",
+    upto: Annotated[str, typer.Option(help="Last stage to run: extract, annotate, deduplicate or curate.")] = "curate",
     master: Annotated[str | None, typer.Option(help="Spark master; all local cores if not given.")] = None,
+    index: _IndexOption = None,
     tolerate: Annotated[
         float | None,
         typer.Option(
@@ -106,6 +111,7 @@ def run(
                 partitions=partitions,
                 upto=upto,
                 master=master,
+                index=index,
                 progress=bar,
             )
         except CrawlmillError as error:
@@ -138,13 +144,14 @@ def redecide(
     source: Annotated[str, typer.Argument(help="An earlier run.")],
     output: Annotated[str, typer.Option("--output", help="Folder for the new ledger and shards.")],
     recipe: _RecipeOption = "default",
+    index: _IndexOption = None,
 ) -> None:
     """Decide an earlier run again under other thresholds, without extracting again."""
     from jobs.curate import redecide as job
     from pipeline.recipe import load_recipe
 
     began = time.monotonic()
-    done = job(source, load_recipe(recipe), output)
+    done = job(source, load_recipe(recipe), output, index)
     _show_funnel(done)
     out.print(f"decided in {time.monotonic() - began:.1f} s", highlight=False)
 

@@ -307,15 +307,19 @@ def _beside(spark: Any, name: str, edges: Any, end: str, least: Any, hot: int) -
 
     counted = least.agg(F.count_if(F.col("n") > hot))
     some_hot = watched(spark, name, lambda: counted.head()[0], None, 0)
-    # Without the nodes that have no minimum and those whose edges are not shuffled to it.
+    kept = [F.col(column) for column in edges.columns]
+    key, found = F.col(end), F.col("least")
+    if some_hot:
+        few = least.where(F.col("n") > hot).select("node", F.col("least").alias("broadcast"))
+        edges = edges.join(F.broadcast(few), key == few.node, "left").withColumnRenamed("node", "hot")
+        # The edges of a hot node go anywhere: whatever they may meet there, they have their minimum already.
+        is_hot = F.col("hot").isNotNull()
+        key = F.when(is_hot, F.xxhash64("hi", "lo")).otherwise(key)
+        found = F.when(is_hot, F.col("broadcast")).otherwise(found)
+    # Of the others only nodes that have a minimum, and on a side to which edges come.
     known = least.where(F.col("n").between(1, hot) & F.col("least").isNotNull()).select("node", "least")
-    kept = [*edges.columns, "least"]
-    if not some_hot:
-        return edges.join(known, edges[end] == known.node, "left").select(kept)
-    few = F.broadcast(least.where(F.col("n") > hot).select("node", "least"))
-    of_hot = edges.join(few, edges[end] == few.node, "inner").select(kept)
-    others = edges.join(few, edges[end] == few.node, "left_anti")
-    return of_hot.union(others.join(known, others[end] == known.node, "left").select(kept))
+    joined = edges.withColumn("key", key)
+    return joined.join(known, joined.key == known.node, "left").select(*kept, found.alias("least"))
 
 
 def _iterate(
@@ -357,9 +361,9 @@ def _iterate(
         small = small.select(
             F.when(stays, hi).otherwise(lo).alias("hi"), least.alias("lo"), (F.col("moved") | ~stays).alias("moved")
         )
-        # Buckets of a chunk each, in which edges then pass to Python as arrays; one shuffle does for both groupings.
+        # Buckets of a chunk at most, in which edges then pass to Python as arrays; one shuffle does for both groupings.
         # (Their number is a power of two so that most iterations are one compiled plan.)
-        mask = (1 << max(3 * width, held // CHUNK).bit_length()) - 1
+        mask = (1 << max(32 * width, held // CHUNK).bit_length()) - 1
         bucket = F.xxhash64("hi", "lo").bitwiseAND(F.lit(mask))
         once = (
             small.withColumn("bucket", bucket)

@@ -4,17 +4,16 @@ The only shuffle of a run: decided rows travel to the shard of their id, each wi
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from jobs.runs import Run, existing_run
-from jobs.session import Watch, slice_count, watched
+from jobs import deduplicate
+from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
+from jobs.runs import Run, existing_run, read_part
+from jobs.session import Watch, session
 from jobs.store import RunFolder
 from pipeline.annotation import measured_schema
 from pipeline.curation import decide, decided_schema, settle, shard_count
@@ -23,9 +22,6 @@ from pipeline.recipe import Recipe
 from pipeline.tables import Outcome
 
 STAGE = "curate"
-
-MOST_PARTITIONS = 20_000
-"""Partitions of the shuffle at most; more would cost the driver more than they give."""
 
 IN_PROCESS_BYTES = 500_000_000
 """Up to so much extracted text a run is re-decided without Spark: starting a session would take longer than the work."""
@@ -42,17 +38,23 @@ class _Curation:
     schema: pa.Schema
 
     def decided(self, part: str) -> pa.Table:
-        folder = RunFolder(self.measures)
-        names = ("records", "documents", "signals", "edits")
-        records, documents, signals, edits = (folder.read_table(f"{name}/part-{part}.parquet") for name in names)
-        if not self.recipe.line_edits():
-            # A run that was measured with line edits can be decided without them: the raw signals are all there.
-            edits = edits.slice(0, 0)
-        signals = signals.select(["doc_id", *measured_schema(self.recipe).names])
-        return decide(records, documents, signals, edits, self.recipe, self.n_shards).cast(self.schema)
+        source, own = RunFolder(self.measures), RunFolder(self.output)
+        records, documents, signals, edits = read_part(source, part, self.recipe)
+        duplicates = None
+        if self.recipe.dedup.cuts:
+            edits = pa.concat_tables([edits, own.read_table(f"cuts/part-{part}.parquet")])
+        if self.recipe.dedup.compares:
+            duplicates = own.read_table(f"duplicates/part-{part}.parquet")
+        return decide(records, documents, signals, edits, self.recipe, self.n_shards, duplicates).cast(self.schema)
 
-    def write(self, shard: int, rows: pa.Table) -> None:
-        ledger, curated = settle(rows.cast(self.schema))
+    def send(self, part: str) -> Iterator[Parcel]:
+        """A part's decided rows, apart by shard."""
+        rows = self.decided(part)
+        yield from by_bucket(rows, rows.column("shard").to_numpy(), "rows")
+
+    def write(self, shard: int, received: Received) -> None:
+        """The two files of a shard. Every shard number exists, so that readers can tell a complete output."""
+        ledger, curated = settle(received.get("rows", self.schema.empty_table()).cast(self.schema))
         folder = RunFolder(self.output)
         name = f"shard-{shard:05d}"
         written = {
@@ -78,27 +80,6 @@ def _tally(ledger: pa.Table, curated: pa.Table) -> dict[str, Any]:
     }
 
 
-def _decide_part(curation: _Curation, part: str) -> Iterator[tuple[int, bytes]]:
-    """A part's decided rows, apart by shard. They travel as Arrow streams: Spark moves bytes and looks into none."""
-    rows = curation.decided(part)
-    shards = rows.column("shard").to_numpy()
-    for shard in np.unique(shards):
-        mine = rows.filter(pa.array(shards == shard)).combine_chunks()
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, mine.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-            writer.write_table(mine)
-        yield int(shard), sink.getvalue().to_pybytes()
-
-
-def _write_shards(curation: _Curation, arrived: Iterable[tuple[int, bytes]]) -> None:
-    """A partition holds one shard (or, past MOST_PARTITIONS, a few)."""
-    held: dict[int, list[pa.Table]] = {}
-    for shard, stream in arrived:
-        held.setdefault(shard, []).append(pa.ipc.open_stream(stream).read_all())
-    for shard in sorted(held):
-        curation.write(shard, pa.concat_tables(held.pop(shard)))
-
-
 def curate(
     spark: Any | None,
     run: Run,
@@ -119,38 +100,23 @@ def curate(
     n_shards = shard_count(sum(m["text_bytes"] for m in extracted), run.recipe)
     schema = decided_schema(measured_schema(run.recipe))
     curation = _Curation(source.folder.path, run.folder.path, run.recipe, n_shards, schema)
-    if spark is None:
-        _in_process(curation, parts)
-    else:
-        _on_spark(spark, curation, parts, partitions, source.least_slices, watch)
-    _write_empty_shards(curation, run)
+    exchange(
+        spark,
+        STAGE,
+        parts,
+        curation.send,
+        [Hop(n_shards, curation.write)],
+        partitions=partitions,
+        least=source.least_slices,
+        watch=watch,
+    )
+    _remove_other_shards(run, n_shards)
     _check_account(run, extracted)
 
 
-def _in_process(curation: _Curation, parts: list[str]) -> None:
-    rows = pa.concat_tables([curation.decided(part) for part in parts])
-    shards = rows.column("shard")
-    for shard in range(curation.n_shards):
-        mine = rows.filter(pc.equal(shards, shard))
-        if mine.num_rows:
-            curation.write(shard, mine)
-
-
-def _on_spark(
-    spark: Any, curation: _Curation, parts: list[str], partitions: int | None, least: int, watch: Watch | None
-) -> None:
-    slices = slice_count(spark, len(parts), partitions, least)
-    decided = spark.sparkContext.parallelize(parts, slices).flatMap(partial(_decide_part, curation))
-    shards = decided.partitionBy(min(curation.n_shards, MOST_PARTITIONS), int)
-    write = partial(_write_shards, curation)
-    watched(spark, STAGE, lambda: shards.foreachPartition(write), watch, slices + shards.getNumPartitions())
-
-
-def _write_empty_shards(curation: _Curation, run: Run) -> None:
-    """Every shard number exists, so that readers can tell a complete output; shards of an earlier count are removed."""
-    names = {f"shard-{shard:05d}" for shard in range(curation.n_shards)}
-    for name in sorted(names - run.done(STAGE)):
-        curation.write(int(name.removeprefix("shard-")), curation.schema.empty_table())
+def _remove_other_shards(run: Run, n_shards: int) -> None:
+    """Removes shards of an earlier count."""
+    names = {f"shard-{shard:05d}" for shard in range(n_shards)}
     for folder, suffix in (("curated", ".parquet"), ("ledger", ".parquet"), (f"_manifests/{STAGE}", ".json")):
         for path in run.folder.list(folder, suffix):
             if path.rsplit("/", 1)[-1].removesuffix(suffix) not in names:
@@ -172,8 +138,10 @@ def outcome_counts(run: Run) -> dict[str, int]:
     return dict(total)
 
 
-def redecide(source: str, recipe: Recipe, output: str, watch: Watch | None = None) -> Run:
+def redecide(source: str, recipe: Recipe, output: str, index: str | None = None, watch: Watch | None = None) -> Run:
     """Decides the records of an earlier run under other thresholds, into a folder of its own.
+
+    Duplicates are looked for again, since others may be kept; with `index` beside the crawls that it holds.
 
     Raises UsageError if the recipe differs in more than what is decided late, or the earlier run is not measured.
     """
@@ -192,7 +160,7 @@ def redecide(source: str, recipe: Recipe, output: str, watch: Watch | None = Non
             f"recipe {recipe.name!r} edits lines in another way than the run; that needs a new `crawlmill run`"
         )
     own = {
-        **measures.info,
+        **{key: value for key, value in measures.info.items() if key != "index"},
         "recipe": recipe.model_dump(mode="json"),
         "recipe_digest": recipe.digest,
         "measures": measures.folder.absolute(),
@@ -205,15 +173,16 @@ def redecide(source: str, recipe: Recipe, output: str, watch: Watch | None = Non
     if info is not None and (info["recipe_digest"] != recipe.digest or info.get("measures") != own["measures"]):
         raise UsageError(f"output {output} holds another run; choose a new folder")
     run = Run(folder, recipe, info or own)
+    deduplicate.check_index(run, index)
     with folder.lock():
         folder.sweep()
         run.save()
-        if sum(m["text_bytes"] for m in measures.manifests("extract")) <= IN_PROCESS_BYTES:
-            curate(None, run, measures)
-        else:
-            from jobs.session import session
-
-            curate(session("redecide"), run, measures, watch=watch)
+        spark = None
+        if sum(m["text_bytes"] for m in measures.manifests("extract")) > IN_PROCESS_BYTES:
+            spark = session("redecide")
+        deduplicate.deduplicate(spark, run, measures, index, watch=watch)
+        run.record(deduplicate.STAGE, done=True)
+        curate(spark, run, measures, watch=watch)
         run.record(STAGE, done=True)
     return run
 

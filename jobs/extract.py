@@ -14,6 +14,7 @@ from pipeline.pages import Extractor, Part
 from pipeline.recipe import Recipe
 from pipeline.sources.archive import Damage, Record, Skipped, read_archive
 from pipeline.sources.inputs import open_input
+from pipeline.tables import UNKNOWN_DUMP
 
 STAGE = "extract"
 
@@ -37,6 +38,7 @@ class ExtractPart:
             {"documents": part.documents, "inputs": part.inputs, "records": part.records},
             path=task.path,
             text_bytes=text_bytes,
+            dumps=sorted({dump or UNKNOWN_DUMP for dump in part.records.column("dump").unique().to_pylist()}),
             bytes_lost=sum(part.inputs.column("n_bytes_lost").to_pylist()),
             problem=part.records.column("error")[0].as_py() if task.start == 0 and _is_unreadable(part) else None,
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from jobs.curate import STAGE, outcome_counts
 from jobs.runs import Run
+from pipeline.curation import NOTHING_LEFT, SAME_RECORD
 from pipeline.rules import bounds
 
 _BEFORE_RULES = (
@@ -18,6 +19,8 @@ _BEFORE_RULES = (
     "gates.language",
     "gates.script",
 )
+
+_AFTER_RULES = (NOTHING_LEFT, "dedup.url", "dedup.exact", "dedup.minhash", SAME_RECORD)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def funnel(run: Run) -> list[Step]:
         reasons.update(manifest["reasons"])
         hits.update(manifest["hits"])
         sole.update(manifest["sole_hits"])
-    order = [*_BEFORE_RULES, *(bound.rule for bound in bounds(run.recipe))]
+    order = [*_BEFORE_RULES, *(bound.rule for bound in bounds(run.recipe)), *_AFTER_RULES]
 
     def place(name: str) -> tuple[int, str]:
         at = (i for i, known in enumerate(order) if name == known or name.startswith(known + "."))

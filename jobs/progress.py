@@ -8,7 +8,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jobs.runs import Run
 
-_DOING = {"extract": "extracting", "annotate": "measuring", "curate": "deciding and writing"}
+_DOING = {
+    "extract": "extracting",
+    "annotate": "measuring",
+    "deduplicate": "comparing",
+    "curate": "deciding and writing",
+}
 
 
 class Bar:
@@ -49,7 +54,7 @@ class Bar:
     def stage(self, name: str, run: Run) -> None:
         """Opens the bar of a stage."""
         self._finish()
-        total = len(run.tasks) - (len(run.done(name)) if name != "curate" else 0)
+        total = len(run.tasks) - (len(run.done(name)) if name in ("extract", "annotate") else 0)
         self._current = self._bars.add_task(_DOING.get(name, name), total=max(1, total))
 
     def tasks(self, done: int, total: int) -> None:

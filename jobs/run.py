@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jobs import annotate, curate, extract
+from jobs import annotate, curate, deduplicate, extract
 from jobs.runs import Run, open_run
 from jobs.session import session
 from pipeline.errors import InputError, UsageError
 from pipeline.recipe import Recipe
 
-STAGES = (extract.STAGE, annotate.STAGE, curate.STAGE)
+STAGES = (extract.STAGE, annotate.STAGE, deduplicate.STAGE, curate.STAGE)
 
 
 class Progress(Protocol):
@@ -44,9 +44,12 @@ def run(
     partitions: int | None = None,
     upto: str = STAGES[-1],
     master: str | None = None,
+    index: str | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Runs the stages up to `upto` that are not done yet, and returns the run.
+
+    `index` is a band index that duplicates are looked for in, and that the run is added to.
 
     Raises InputError, when everything that could be read is done, if more than the tolerated share could not.
     """
@@ -55,15 +58,23 @@ def run(
     progress = progress or Silent()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     opened = open_run(output, recipe, inputs, partitions, cores)
+    deduplicate.check_index(opened, index)
     with opened.folder.lock():
         opened.folder.sweep()
         opened.save()
-        _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, progress)
+        _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, index, progress)
     check_inputs(opened)
     return opened
 
 
-def _stages(opened: Run, names: Sequence[str], partitions: int | None, master: str | None, progress: Progress) -> None:
+def _stages(
+    opened: Run,
+    names: Sequence[str],
+    partitions: int | None,
+    master: str | None,
+    index: str | None,
+    progress: Progress,
+) -> None:
     todo = [name for name in names if not opened.is_done(name)]
     if not todo:
         return
@@ -71,6 +82,7 @@ def _stages(opened: Run, names: Sequence[str], partitions: int | None, master: s
     actions: dict[str, Callable[[], Any]] = {
         extract.STAGE: lambda: extract.extract(spark, opened, partitions, progress.tasks),
         annotate.STAGE: lambda: annotate.annotate(spark, opened, partitions, progress.tasks),
+        deduplicate.STAGE: lambda: deduplicate.deduplicate(spark, opened, None, index, partitions, progress.tasks),
         curate.STAGE: lambda: curate.curate(spark, opened, None, partitions, progress.tasks),
     }
     for name in todo:

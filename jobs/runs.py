@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from jobs.store import RunFolder
+from pipeline.annotation import measured_schema
 from pipeline.errors import InputError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.sources.inputs import InputFile, Split, expand, splits
@@ -75,6 +76,25 @@ class Run:
     def save(self) -> None:
         """Writes run.json."""
         self.folder.write_json("run.json", self.info)
+
+
+class Part(NamedTuple):
+    """The tables of one part: `records` has every record; `documents` and `signals` the undecided ones, in that order."""
+
+    records: pa.Table
+    documents: pa.Table
+    signals: pa.Table
+    edits: pa.Table
+
+
+def read_part(folder: RunFolder, part: str, recipe: Recipe) -> Part:
+    """A part as `recipe` sees it: the signals that its rules need, and the line edits that it asks for."""
+    names = ("records", "documents", "signals", "edits")
+    records, documents, signals, edits = (folder.read_table(f"{name}/part-{part}.parquet") for name in names)
+    if not recipe.line_edits():
+        # A run that was measured with line edits can be decided without them: the raw signals are all there.
+        edits = edits.slice(0, 0)
+    return Part(records, documents, signals.select(["doc_id", *measured_schema(recipe).names]), edits)
 
 
 def commit(folder: RunFolder, stage: str, part: str, tables: dict[str, pa.Table], **facts: Any) -> None:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator
@@ -149,6 +150,15 @@ class RunFolder:
         fs, root = self._filesystem()
         if fs.exists(f"{root}/{name}"):
             fs.rm_file(f"{root}/{name}")
+
+    def remove_tree(self, name: str) -> None:
+        """Removes a folder and all in it, if it is there."""
+        if self.local:
+            shutil.rmtree(Path(self.path, name), ignore_errors=True)
+            return
+        fs, root = self._filesystem()
+        if fs.exists(f"{root}/{name}"):
+            fs.rm(f"{root}/{name}", recursive=True)
 
     def sweep(self) -> None:
         """Removes drafts that a killed run left behind. Only for the holder of the lock."""

@@ -21,12 +21,17 @@ def main(stage: str, arguments: list[str] | None = None) -> None:
     parser.add_argument("--input", nargs="+", required=True, help="files, globs, folders, https:// or s3:// addresses")
     parser.add_argument("--output", required=True, help="run folder: a path or an s3:// address")
     parser.add_argument("--partitions", type=int, help="Spark tasks to use; the result does not depend on it")
+    parser.add_argument(
+        "--index", help="band index to look for duplicates in and to add to: a path or an s3:// address"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     upto = whole.STAGES[-1] if stage == "run" else stage
     try:
         recipe = load_recipe(options.recipe)
-        done = whole.run(recipe, options.input, options.output, partitions=options.partitions, upto=upto)
+        done = whole.run(
+            recipe, options.input, options.output, partitions=options.partitions, upto=upto, index=options.index
+        )
     except CrawlmillError as error:
         if options.debug:
             raise

@@ -12,13 +12,18 @@ from pipeline.edits import apply_edits
 from pipeline.recipe import Recipe
 from pipeline.rules import hits
 from pipeline.signals.base import field
-from pipeline.tables import CURATED, DOCUMENTS, RECORDS, Outcome
+from pipeline.tables import CURATED, DOCUMENTS, DUPLICATES, RECORDS, Outcome
 
 _BESIDE_TEXT = [column for column in DOCUMENTS if column.name not in ("doc_id", "text")]
 
 _DECISION = [
     field("n_chars", pa.int32(), "length of the text as extracted", "characters"),
     field("rule_hits", pa.list_(pa.string()), "every gate and rule that the record broke, in the recipe's order"),
+    field("duplicate_of", pa.string(), "page that is kept in its place; null where it is no duplicate", "doc_id"),
+    field("similarity", pa.float32(), "similarity to the page that is kept of its near-duplicate cluster", "0..1"),
+    field("cluster", pa.string(), "id of its near-duplicate cluster; null where it is in none", "hex"),
+    field("cluster_size", pa.int32(), "pages of that cluster; null for a page that was not compared"),
+    field("upsample", pa.float32(), "weight by the recipe's curve over cluster_size; null unless kept"),
     field("shard", pa.int32(), "curated shard that holds the page; null unless kept"),
     field("row", pa.int32(), "row in that shard; null unless kept"),
 ]
@@ -28,6 +33,9 @@ _TEXT = [
     field("n_words", pa.int32(), "white-space separated words of text"),
     field("n_bytes", pa.int32(), "length of text in UTF-8", "bytes"),
 ]
+
+NOTHING_LEFT = "dedup.nothing_left"
+"""Reason of a page that held nothing but lines that are cut as repeated."""
 
 SAME_RECORD = "same_record"
 """Reason of a record that was read before under the same id: the same capture, archived twice."""
@@ -45,24 +53,51 @@ def decided_schema(signals: pa.Schema) -> pa.Schema:
     return pa.schema([*ledger_schema(signals), *_TEXT])
 
 
+def broken_rules(documents: pa.Table, signals: pa.Table, recipe: Recipe) -> list[tuple[str, ...]]:
+    """For every document, the rules on its text that it breaks, in the recipe's order."""
+    measures = signals.drop_columns(["doc_id"])
+    for name in ("language", "language_score", "script_share"):
+        measures = measures.append_column(name, documents.column(name))
+    return hits(measures.combine_chunks(), recipe)
+
+
+def kept_rows(documents: pa.Table, signals: pa.Table, recipe: Recipe) -> np.ndarray:
+    """Which documents break no rule on their text, before duplicates are looked for."""
+    return np.array([not rules for rules in broken_rules(documents, signals, recipe)], dtype=bool)
+
+
 def decide(
-    records: pa.Table, documents: pa.Table, signals: pa.Table, edits: pa.Table, recipe: Recipe, n_shards: int
+    records: pa.Table,
+    documents: pa.Table,
+    signals: pa.Table,
+    edits: pa.Table,
+    recipe: Recipe,
+    n_shards: int,
+    duplicates: pa.Table | None = None,
 ) -> pa.Table:
     """Verdicts for one part: one row a record, in the records' order, under `decided_schema`.
 
-    documents and signals hold the undecided records (null outcome), in the records' order. Raises ValueError if they
-    are of another part.
+    documents and signals hold the undecided records (null outcome), in the records' order; duplicates (schema
+    DUPLICATES) those that were compared, in any order. Raises ValueError if they are of another part.
     """
     undecided = pc.is_null(records.column("outcome")).to_numpy()
     ids = records.column("doc_id").filter(pa.array(undecided))
     if not (ids.equals(documents.column("doc_id")) and ids.equals(signals.column("doc_id"))):
         raise ValueError("documents or signals do not belong to these records")
-    measures = signals.drop_columns(["doc_id"])
-    for name in ("language", "language_score", "script_share"):
-        measures = measures.append_column(name, documents.column(name))
-    broken = hits(measures.combine_chunks(), recipe)
-
+    broken = broken_rules(documents, signals, recipe)
+    compared = _compared(documents.column("doc_id"), duplicates)
     kept = np.array([not rules for rules in broken], dtype=bool)
+    texts = _edited(documents, edits, kept)
+    n_words = _word_count(texts)
+    removed = compared.column("removed_by").to_pylist()
+    empty = pc.equal(n_words, 0).to_pylist()
+    for i in np.flatnonzero(kept):
+        if recipe.dedup.cuts and empty[i]:
+            broken[i] = (NOTHING_LEFT,)
+        elif removed[i] is not None:
+            broken[i] = (f"dedup.{removed[i]}",)
+    kept = np.array([not rules for rules in broken], dtype=bool)
+    texts = pc.if_else(pa.array(kept), texts, pa.scalar(None, pa.string()))
     position = np.where(undecided, np.cumsum(undecided) - 1, -1)
     into_documents = pa.array(position, mask=~undecided)
 
@@ -76,10 +111,10 @@ def decide(
         rule_hits[i] = list(rules)
 
     shards = shard_of(records.column("doc_id").to_pylist(), n_shards)
-    texts = _edited(documents, edits, kept)
     columns = {name: records.column(name) for name in records.column_names if name != "gate_hits"}
     columns |= {c.name: documents.column(c.name).take(into_documents) for c in _BESIDE_TEXT}
     columns |= {n: signals.column(n).take(into_documents) for n in signals.column_names if n != "doc_id"}
+    columns |= {n: compared.column(n).take(into_documents) for n in compared.column_names if n != "removed_by"}
     columns |= {
         "n_chars": pc.utf8_length(documents.column("text")).take(into_documents),
         "outcome": pa.array([o and str(o) for o in outcome], pa.string()),
@@ -87,12 +122,36 @@ def decide(
         "rule_hits": pa.array([h or [] for h in rule_hits], pa.list_(pa.string())),
         "shard": pa.array(shards, pa.int32()),
         "row": pa.nulls(records.num_rows, pa.int32()),
+        "upsample": _upsampled(compared.column("cluster_size"), kept, recipe).take(into_documents),
         "text": texts.take(into_documents),
-        "n_words": _word_count(texts).take(into_documents),
+        "n_words": pc.if_else(pa.array(kept), n_words, None).take(into_documents),
         "n_bytes": pc.binary_length(texts).take(into_documents),
     }
     schema = decided_schema(signals.schema)
     return pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema)
+
+
+def _compared(doc_ids: pa.ChunkedArray, duplicates: pa.Table | None) -> pa.Table:
+    """What comparing came to for each document, null where it was not compared."""
+    names = ("removed_by", "similarity", "cluster", "cluster_size")
+    if duplicates is None:
+        duplicates = DUPLICATES.empty_table()
+    at = pc.index_in(doc_ids.combine_chunks(), value_set=duplicates.column("doc_id").combine_chunks())
+    rows = duplicates.take(at)
+    keeper = pc.case_when(
+        pc.make_struct(*(pc.equal(rows.column("removed_by"), by) for by in ("url", "exact", "minhash"))),
+        *(rows.column(name) for name in ("url_keeper", "exact_keeper", "keeper")),
+    )
+    return rows.select(names).append_column("duplicate_of", keeper)
+
+
+def _upsampled(sizes: pa.ChunkedArray, kept: np.ndarray, recipe: Recipe) -> pa.Array:
+    """The recipe's weight of each kept page: that of the largest size on its curve that the cluster reaches, else 1."""
+    curve = sorted(recipe.dedup.upsample.items())
+    steps = np.array([size for size, _ in curve], np.int64)
+    weights = np.array([1.0, *(weight for _, weight in curve)], np.float32)
+    reached = np.searchsorted(steps, sizes.fill_null(1).to_numpy(), side="right")
+    return pa.array(weights[reached], pa.float32(), mask=~kept)
 
 
 def shard_of(doc_ids: list[str], n_shards: int) -> np.ndarray:

@@ -22,6 +22,9 @@ class Outcome(StrEnum):
     ERROR = "error"
 
 
+UNKNOWN_DUMP = "unknown"
+"""The dump, where a name is needed, of records whose crawl is not known."""
+
 TIMESTAMP = pa.timestamp("s", tz="UTC")
 
 RECORDS = pa.schema(
@@ -87,6 +90,22 @@ INPUTS = pa.schema(
     ]
 )
 
+DUPLICATES = pa.schema(
+    [
+        field("doc_id", pa.string(), "page that the rules keep, or would have kept", "hex"),
+        field("removed_by", pa.string(), "method that removes it: url, exact or minhash; null where it is kept"),
+        field("url_keeper", pa.string(), "newest capture of its canonical address", "doc_id"),
+        field("url_size", pa.int32(), "captures of that address", "pages"),
+        field("text_hash", pa.string(), "hash of its normalised text; null for an outdated capture", "hex"),
+        field("exact_keeper", pa.string(), "page that is kept of those with this text", "doc_id"),
+        field("exact_size", pa.int32(), "pages with this text", "pages"),
+        field("cluster", pa.string(), "id of its near-duplicate cluster; null where its text is like no other", "hex"),
+        field("keeper", pa.string(), "page that is kept of the cluster", "doc_id"),
+        field("similarity", pa.float32(), "similarity of its text to the keeper's, as the recipe measures it", "0..1"),
+        field("cluster_size", pa.int32(), "pages of the cluster, exact copies included; 1 for a page that is alone"),
+    ]
+)
+
 CURATED = pa.schema(
     [
         field("id", pa.string(), "doc_id", "hex"),
@@ -99,7 +118,8 @@ CURATED = pa.schema(
         field("language_score", pa.float32(), "probability of that language", "0..1"),
         field("quality", pa.float32(), "quality score; null until a recipe scores quality", "0..1"),
         field("topic", pa.string(), "topic; null until a recipe asks for topics"),
-        field("cluster_size", pa.int32(), "pages in its near-duplicate cluster; null until a recipe deduplicates"),
+        field("cluster_size", pa.int32(), "pages of its near-duplicate cluster; null where the recipe compares none"),
+        field("upsample", pa.float32(), "weight by the recipe's curve over cluster_size; 1 without a curve"),
         field("n_words", pa.int32(), "white-space separated words of text"),
         field("n_bytes", pa.int32(), "length of text in UTF-8", "bytes"),
         field("warc_file", pa.string(), "input file that the page came from"),

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from pipeline.curation import ledger_schema
 from pipeline.signals.statistics import Statistics
-from pipeline.tables import CURATED, DOCUMENTS, EDITS, INPUTS, RECORDS, describe
+from pipeline.tables import CURATED, DOCUMENTS, DUPLICATES, EDITS, INPUTS, RECORDS, describe
 
 _HEAD = """# Tables
 
 Parquet, zstd. This page is made from the schemas in the code; the same texts are in the field metadata of every file.
 `records`, `documents`, `signals` and `edits` are in parts, one for each split of an input file, with the same records in
-the same order. `ledger` and `curated` are in shards by ranges of the id, sorted by it.
+the same order; `cuts` and `duplicates` are in the same parts, keyed by doc_id.
+`ledger` and `curated` are in shards by ranges of the id, sorted by it.
 """
 
 
@@ -27,6 +28,8 @@ def page() -> str:
             Statistics.schema,
         ),
         "edits": ("spans that a recipe's line edits cut or replace", EDITS),
+        "cuts": ("spans that were cut as repeated lines or paragraphs", EDITS),
+        "duplicates": ("one row for each document that was compared with others", DUPLICATES),
         "inputs": ("the account of each split of an input file", INPUTS),
         "ledger": (
             "records, documents without the text, signals, and:",

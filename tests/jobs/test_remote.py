@@ -18,7 +18,7 @@ import fsspec
 import pyarrow.compute as pc
 import pytest
 
-from jobs import annotate, extract
+from jobs import annotate, deduplicate, extract
 from jobs.curate import curate, outcome_counts
 from jobs.explain import extracted_text, find
 from jobs.run import run
@@ -164,6 +164,7 @@ def in_process(recipe: Recipe, archive: str, output: str) -> Run:
         for task in opened.tasks:
             extract.ExtractPart(opened.folder.path, recipe)(task)
             annotate.AnnotatePart(opened.folder.path, recipe)(task.part)
+        deduplicate.deduplicate(None, opened)
         curate(None, opened)
         opened.record("curate", done=True)
     return opened
