@@ -206,19 +206,22 @@ class ExactDedup(_Part):
 
 
 class LineDedup(_Part):
-    """Lines that stand in more than `max_copies` texts of one host in a dump are cut from all of them.
+    """Lines that stand in more than `max_copies` texts of one host in a dump are cut from all but `keep` of them: from all
+    with 0, from all but the longest text with 1.
 
-    Lines of fewer than `min_words` words are left alone.
+    Lines of fewer than `min_words` words, such as headings, are cut only where nothing but repeated lines lies between
+    them and the top or the end of the page, as in a menu.
     """
 
     per: Literal["host"] = "host"
     max_copies: int = Field(default=5, ge=1)
-    min_words: int = Field(default=1, ge=1)
+    min_words: int = Field(default=4, ge=1)
+    keep: Literal[0, 1] = 1
 
 
 class ParagraphDedup(_Part):
     """Paragraphs (lines of at least `min_words` words) that stand in more than `max_copies` texts of a dump are cut from
-    all but `keep` of them: from all with 0, from all but the longest text with 1."""
+    all but `keep` of them, as with lines."""
 
     max_copies: int = Field(default=100, ge=1)
     min_words: int = Field(default=10, ge=1)

@@ -1,12 +1,11 @@
 """Lines that a host repeats on page after page, and paragraphs that stand all over a crawl: counted, then cut."""
 
 import hashlib
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dedup.normalise import lines
+from pipeline.dedup.normalise import Lines, lines
 from pipeline.recipe import Dedup
 from pipeline.tables import EDITS
 
@@ -36,7 +35,7 @@ def occurrences(pages: pa.Table, dedup: Dedup, part: int) -> pa.Table:
 
     `pages` has columns text, host, dump, text_hi (uint64) and address (uint64).
     """
-    found, keys, kinds = _keyed(pages, dedup)
+    found, keys, kinds, _ = _keyed(pages, lines(pages.column("text").combine_chunks()), dedup)
     text, address = (pages.column(c).to_numpy()[found] for c in ("text_hi", "address"))
     n_chars = np.array([len(t) for t in pages.column("text").to_pylist()], np.int32)[found]
     columns = [keys, kinds, text, address, n_chars, np.full(len(keys), part, np.int32)]
@@ -63,8 +62,8 @@ def repeated(found: pa.Table, dedup: Dedup) -> pa.Table:
     first = np.unique(group[longest], return_index=True)[1]
     keeper = np.zeros(n_groups, np.uint64)
     keeper[group[longest[first]]] = text[longest[first]]
-    stays = dedup.paragraphs is not None and dedup.paragraphs.keep == 1
-    keeper[(kind_of == LINES) | (not stays)] = 0
+    stays = np.array([options is not None and options.keep == 1 for options in (dedup.lines, dedup.paragraphs)])
+    keeper[~stays[kind_of]] = 0
     cut = over[group]
     rows = np.unique(np.column_stack([group[cut], part[cut]]), axis=0) if cut.any() else np.zeros((0, 2), np.int64)
     number = np.zeros(n_groups, np.uint64)
@@ -78,11 +77,18 @@ def cut_spans(pages: pa.Table, cuts: pa.Table, dedup: Dedup) -> pa.Table:
     keys = cuts.column("key").to_numpy()
     sorting = np.argsort(keys)
     keys, keepers = keys[sorting], cuts.column("keeper").to_numpy()[sorting]
-    found, wanted, kinds, starts, ends = _keyed(pages, dedup, places=True)
+    every = lines(pages.column("text").combine_chunks())
+    found, wanted, kinds, which = _keyed(pages, every, dedup)
     if len(keys) == 0 or len(wanted) == 0:
         return EDITS.empty_table()
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     cut = (keys[at] == wanted) & (keepers[at] != pages.column("text_hi").to_numpy()[found])
+    starts, ends = every.starts[which], every.ends[which]
+    if dedup.lines is not None:
+        repeated_lines = np.zeros(len(every.rows), bool)
+        repeated_lines[which[cut]] = True
+        short = (kinds == LINES) & (every.words[which] < dedup.lines.min_words)
+        cut &= ~short | _at_an_edge(every.rows, repeated_lines)[which]
     # A line that is cut as one of its host's is not cut again as a paragraph.
     rows = np.lexsort((kinds[cut], starts[cut], found[cut]))
     row, start, end, kind = (values[cut][rows] for values in (found, starts, ends, kinds))
@@ -99,10 +105,8 @@ def cut_spans(pages: pa.Table, cuts: pa.Table, dedup: Dedup) -> pa.Table:
     return pa.table(columns, schema=EDITS)
 
 
-def _keyed(pages: pa.Table, dedup: Dedup, places: bool = False) -> Any:
-    """(row, key, kind) of every line and paragraph that is looked at, and with `places` where it stands."""
-    texts = pages.column("text").combine_chunks()
-    every = lines(texts)
+def _keyed(pages: pa.Table, every: Lines, dedup: Dedup) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(row of `pages`, key, kind, number in `every`) of every line and paragraph that is looked at."""
     dumps = np.array([text_number(d or "", "dump") for d in pages.column("dump").to_pylist()], np.uint64)
     # A page without a host shares its menus with nobody.
     named = zip(pages.column("host").to_pylist(), pages.column("doc_id").to_pylist(), strict=True)
@@ -111,12 +115,23 @@ def _keyed(pages: pa.Table, dedup: Dedup, places: bool = False) -> Any:
     for kind, options in ((LINES, dedup.lines), (PARAGRAPHS, dedup.paragraphs)):
         if options is None:
             continue
-        long = np.flatnonzero(every.words >= options.min_words)
+        long = np.flatnonzero(every.words >= (options.min_words if kind == PARAGRAPHS else 1))
         row = every.rows[long]
         place = dumps[row] if kind == PARAGRAPHS else dumps[row] ^ hosts[row]
         chosen.append((row, _mixed(every.keys[long], place, kind), np.full(len(row), kind, np.uint8), long))
     row, key, kinds, which = (np.concatenate(values) for values in zip(*chosen, strict=True))
-    return (row, key, kinds, every.starts[which], every.ends[which]) if places else (row, key, kinds)
+    return row, key, kinds, which
+
+
+def _at_an_edge(rows: np.ndarray, repeated_lines: np.ndarray) -> np.ndarray:
+    """Which lines have nothing but repeated ones between them and the first or the last line of their text."""
+    n = len(rows)
+    starts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]])) if n else np.zeros(0, np.int64)
+    sizes = np.diff(np.append(starts, n))
+    own = np.concatenate([[0], np.cumsum(~repeated_lines)])  # lines of its own before each line
+    before = own[:-1] - np.repeat(own[starts], sizes)
+    after = np.repeat(own[starts + sizes], sizes) - own[1:]
+    return repeated_lines & ((before == 0) | (after == 0))
 
 
 def _mixed(keys: np.ndarray, place: np.ndarray, kind: int) -> np.ndarray:
