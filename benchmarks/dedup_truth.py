@@ -1,6 +1,7 @@
 """Recall and precision of near-duplicate pairs on graded edits of real texts, beside what theory says.
 
-    python -m benchmarks.dedup_truth --per-level 6000 --documents 40000 --plot benchmarks/dedup_truth.png > benchmarks/dedup_truth.txt
+    python -m benchmarks.dedup_truth --per-level 6000 --documents 40000 \\
+        --plot benchmarks/dedup_truth.png > benchmarks/dedup_truth.txt
 
 A pair of similarity s becomes a candidate with probability 1 - (1 - s^rows)^bands. Theory here is the mean of that over
 the true similarities of the pairs, counted with Python sets of 5-grams (`benchmarks/dedup_corpus.py`), so measured and
