@@ -247,6 +247,8 @@ def main() -> None:
     if options.serve is not None:
         serve(options.serve, options.folder)
         return
+    if options.peer_python:  # not resolved: an environment's interpreter is a link
+        options.peer_python = str(Path(options.peer_python).absolute())
     draw = random.Random(1)
     texts = [text for page in pages(options.pages) for text in (page, edited(page, draw))]
     chosen = [i for i, (name, _, _) in enumerate(CONTENDERS) if options.peer_python or name.startswith("crawlmill")]
@@ -278,9 +280,7 @@ def main() -> None:
 
     print(" ".join(["python", "benchmarks/minhash.py", *sys.argv[1:]]))
     print(f"{processor()}, {os.cpu_count()} cores shared with other work: compare ratios, not runs")
-    print(
-        "; ".join(filter(None, (versions(python) for python in {sys.executable, options.peer_python or ""} if python)))
-    )
+    print("; ".join(versions(python) for python in (sys.executable, options.peer_python) if python))
     print(f"\n{len(texts)} texts, {sum(map(len, texts)) / len(texts):,.0f} characters each, {options.rounds} rounds;")
     print(f"{HASHES} hashes of {NGRAM}-grams of words, one core, processor time, medians\n")
     print(f"{'contender':20}{'given':14}{'texts/s':>9}{'us a text':>11}{'ratio':>8}{'error':>8}{'theory':>8}  how")

@@ -144,7 +144,10 @@ def candidate_probability(similarity: float | np.ndarray, bands: int, rows: int)
 
 
 def optimal_bands(threshold: float, hashes: int) -> tuple[int, int]:
-    """Bands and rows with the least error about a threshold of similarity, as datasketch finds them."""
+    """Bands and rows with the least error about a threshold of similarity, as datasketch finds them.
+
+    Raises ValueError for a threshold outside 0 to 1, or fewer than two hashes.
+    """
     from datasketch import MinHashLSH  # takes a second to import
 
     found = MinHashLSH(threshold=threshold, num_perm=hashes)

@@ -11,6 +11,8 @@ punctuation, white space), taken character by character: each becomes one charac
 Where this is not NFD and `str.lower` over the whole text: Hangul syllables, some vowel signs of India and notes of music,
 which NFD takes into several characters that stay, are left composed; a capital sigma that ends a word becomes σ, not ς.
 
+What a character is, Python's `unicodedata` says: characters younger than its Unicode version are letters to it.
+
 Words stand between spaces. In scripts that are written without spaces each character is a word of its own.
 """
 

@@ -1,7 +1,9 @@
 """Sketches: bit for bit those of datasketch, and estimates that mean what they say."""
 
 import pickle
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import islice, pairwise
+from pathlib import Path
 
 import datasketch
 import numpy as np
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from warcio.archiveiterator import ArchiveIterator
 
 from pipeline.dedup.kernel import EMPTY
 from pipeline.dedup.minhash import (
@@ -23,7 +26,7 @@ from pipeline.dedup.minhash import (
     permutations,
     s_curve,
 )
-from pipeline.dedup.normalise import words
+from pipeline.dedup.normalise import normalised, text_hashes, words
 
 # Words come back, and characters that make trouble are drawn as often as all others.
 PIECES = st.sampled_from(
@@ -73,6 +76,15 @@ def test_signatures_of_long_texts_are_those_of_datasketch() -> None:
     texts = [" ".join(draw.choice(vocabulary, size)) for size in (4, 5, 6, 9, 400, 3000)]
     for normalise in (True, False):
         assert_is_reference(MinHasher(normalise=normalise), texts)
+
+
+def test_signatures_of_real_pages_are_those_of_datasketch(shared_data: Callable[[str], Path]) -> None:
+    with shared_data("crawl/wet/part-000.warc.wet.gz").open("rb") as stream:
+        records = (record for record in ArchiveIterator(stream) if record.rec_type == "conversion")
+        texts = [record.content_stream().read().decode("utf-8") for record in islice(records, 40)]
+    assert_is_reference(MinHasher(), texts)
+    found = text_hashes(pa.array(texts))
+    assert len(set(map(tuple, found.tolist()))) == len(set(map(normalised, texts)))
 
 
 def test_permutations_are_those_of_datasketch() -> None:
@@ -293,3 +305,5 @@ def test_curve_and_optimal_bands() -> None:
         assert (bands, rows) == (lsh.b, lsh.r)
         assert bands * rows <= 112
         assert abs((1 / bands) ** (1 / rows) - threshold) < 0.1
+    with pytest.raises(ValueError, match="threshold"):
+        optimal_bands(1.5, 112)
