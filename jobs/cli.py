@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jobs import dedup_commands
 from pipeline.errors import CrawlmillError, UsageError
 
 app = typer.Typer(
@@ -23,6 +24,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(dedup_commands.app, name="dedup")
 
 out = Console()
 err = Console(stderr=True)
@@ -162,6 +165,10 @@ def explain(
     key: Annotated[
         str | None, typer.Argument(help="URL, doc_id or FILE:OFFSET. Without it, one example of each outcome.")
     ] = None,
+    similar: Annotated[
+        str | None, typer.Option("--similar", help="List pages like this one (a key, or a text file) instead.")
+    ] = None,
+    least: Annotated[float, typer.Option(help="With --similar: least similarity.", min=0, max=1)] = 0.5,
     text: Annotated[bool, typer.Option("--text", help="Show the text as extracted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
@@ -171,6 +178,9 @@ def explain(
     from jobs.runs import existing_run
 
     opened = existing_run(folder)
+    if similar is not None:
+        _show_similar(opened, similar, least, as_json)
+        return
     keys = [key] if key is not None else list(example_keys(opened).values())
     for wanted in keys:
         rows = find(opened, wanted)
@@ -185,6 +195,24 @@ def explain(
                 out.print_json(json.dumps({**row, "measures": table, "text": body}, default=str))
             else:
                 _show_record(row, table, body)
+
+
+def _show_similar(run: Any, key: str, least: float, as_json: bool) -> None:
+    from jobs.similar import similar
+
+    found = similar(run, key, least)
+    if as_json:
+        rows = [{"doc_id": page.doc_id, "similarity": page.similarity, **page.row} for page in found]
+        out.print_json(json.dumps(rows, default=str))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("similarity", "outcome", "doc_id", "url"):
+        table.add_column(name, overflow="fold")
+    for page in found:
+        row = page.row
+        became = row.get("reason") or row.get("outcome") or "of another run"
+        table.add_row(f"{page.similarity:.2f}", escape(became), page.doc_id, escape(row.get("url") or ""))
+    out.print(table if found else f"nothing at similarity {least:g} or more")
 
 
 def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | None) -> None:
@@ -205,6 +233,12 @@ def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | N
         facts.append(("flaws", ", ".join(row["flaws"])))
     if row["n_chars"] is not None:
         facts.append(("text", f"{row['n_chars']:,} characters by {row['engine']} {row['engine_version']}"))
+    if row["duplicate_of"]:
+        facts.append(("kept in its place", row["duplicate_of"]))
+    if row["cluster"]:
+        facts.append(("near-duplicates", f"{row['cluster_size']:,} pages in cluster {row['cluster']}"))
+    if row["similarity"] is not None and row["duplicate_of"]:
+        facts.append(("similarity", f"{row['similarity']:.3f} to the page that is kept of the cluster"))
     if row["outcome"] == "kept":
         facts.append(("written to", f"curated/shard-{row['shard']:05d}.parquet, row {row['row']}"))
     width = max(len(name) for name, _ in facts)

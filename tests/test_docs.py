@@ -29,6 +29,15 @@ def test_the_recipe_in_the_docs_is_valid() -> None:
     assert dict(recipe.groups())["c4"].bounds["sentence_count"] == (3, None)
 
 
+def test_the_dedup_options_in_the_docs_are_those_there_are() -> None:
+    page = ROOT / "docs" / "deduplication.md"
+    (text,) = blocks(page, "yaml")
+    dedup = parse_recipe("name: docs\n" + text).dedup
+    assert dedup.compares and dedup.cuts and dedup.upsample[100] == 8
+    described = page.read_text(encoding="utf-8")
+    assert all(f"`{option}`" in described for option in type(dedup.minhash).model_fields)
+
+
 def test_every_shipped_recipe_is_described() -> None:
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in published_recipes())
