@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dedup.candidates import candidate_pairs
@@ -24,8 +25,9 @@ from pipeline.edits import apply_edits
 from pipeline.errors import InputError
 from pipeline.tables import EDITS
 
-BATCH = 4096
-"""Texts and pairs are worked on so many at a time, which bounds memory and changes no result."""
+BATCH, LARGE = 4096, 1 << 23
+"""Texts and pairs are worked on so many at a time, or fewer where they hold more bytes or n-grams than LARGE. That bounds
+memory and changes no result."""
 
 Texts: TypeAlias = Sequence[str | None] | pa.Array | pa.ChunkedArray
 
@@ -82,8 +84,9 @@ def deduplicate(
     A text without a word, or null, is a duplicate of nothing.
 
     Of a cluster that text is kept for which `order` (one number a text) is smallest, then the one whose normalised text
-    and then whose text has the smallest hash; so the same texts are kept in whatever order they come. Memory: about
-    200 bytes a text, and 4 for each word of those that have a candidate. Raises ValueError for parameters out of range.
+    and then whose text has the smallest hash; so the same texts are kept in whatever order they come. Memory beside the
+    texts: about 300 bytes a text, 4 for each word of those with a candidate, and 300 MB for work in progress. Raises
+    ValueError for parameters out of range.
     """
     if not 0 <= similarity <= 1:
         raise ValueError(f"similarity lies between 0 and 1, not at {similarity}")
@@ -133,10 +136,12 @@ def repeated_lines(texts: Texts, max_copies: int, min_words: int = 1) -> Spans:
     array = as_array(texts)
     _, of = _distinct(_batched_hashes(array))
     found = []
-    for at in range(0, len(array), BATCH):
-        every = lines(array.slice(at, BATCH))
+    for batch in _batches(_sizes(array)):
+        every = lines(_part(array, batch))
         chosen = every.words >= min_words
-        found.append((every.rows[chosen] + np.int32(at), every.keys[chosen], every.starts[chosen], every.ends[chosen]))
+        found.append(
+            (every.rows[chosen] + np.int32(batch.start), every.keys[chosen], every.starts[chosen], every.ends[chosen])
+        )
     if not found:
         return Spans(*(np.zeros(0, np.int32) for _ in range(3)))
     row, key, start, end = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -151,10 +156,9 @@ def without(texts: Texts, spans: Spans) -> pa.Array:
     """The texts without the spans. Raises ValueError for a span that leaves its text."""
     array = as_array(texts)
     done = []
-    for at in range(0, len(array), BATCH):
-        batch = array.slice(at, BATCH)
-        a, b = np.searchsorted(spans.rows, [at, at + len(batch)])
-        ids = pa.array(np.arange(at, at + len(batch))).cast(pa.string())
+    for batch in _batches(_sizes(array)):
+        a, b = np.searchsorted(spans.rows, [batch.start, batch.stop])
+        ids = pa.array(np.arange(batch.start, batch.stop)).cast(pa.string())
         columns = [
             pa.array(spans.rows[a:b]).cast(pa.string()),
             pa.array(spans.starts[a:b], pa.int32()),
@@ -162,7 +166,7 @@ def without(texts: Texts, spans: Spans) -> pa.Array:
             pa.array([""] * int(b - a), pa.string()),
             pa.array(["dedup.lines"] * int(b - a), pa.string()),
         ]
-        done.append(apply_edits(batch, ids, pa.table(columns, schema=EDITS)).cast(pa.large_string()))
+        done.append(apply_edits(_part(array, batch), ids, pa.table(columns, schema=EDITS)).cast(pa.large_string()))
     return pa.concat_arrays(done) if done else pa.array([], pa.large_string())
 
 
@@ -201,8 +205,28 @@ def as_array(texts: Texts) -> pa.Array:
 # ---- finding
 
 
+def _batches(sizes: np.ndarray) -> Iterator[slice]:
+    """Slices over all of `sizes`, each of one entry, or of at most BATCH whose sum is at most LARGE."""
+    ends = np.cumsum(sizes)
+    at, before = 0, 0
+    while at < len(sizes):
+        stop = int(np.searchsorted(ends, before + LARGE, "right"))
+        stop = max(at + 1, min(stop, at + BATCH))
+        yield slice(at, stop)
+        at, before = stop, int(ends[stop - 1])
+
+
+def _sizes(array: pa.Array) -> np.ndarray:
+    """Bytes of each text."""
+    return pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False)
+
+
+def _part(array: pa.Array, batch: slice) -> pa.Array:
+    return array.slice(batch.start, batch.stop - batch.start)
+
+
 def _batched_hashes(array: pa.Array) -> np.ndarray:
-    parts = [text_hashes(array.slice(at, BATCH)) for at in range(0, len(array), BATCH)]
+    parts = [text_hashes(_part(array, batch)) for batch in _batches(_sizes(array))]
     return np.concatenate(parts) if parts else np.zeros((0, 2), np.uint64)
 
 
@@ -220,17 +244,17 @@ def _distinct(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _keys(array: pa.Array, which: np.ndarray, hasher: MinHasher, bands: int, rows: int) -> np.ndarray:
     """Band keys of the texts in some rows."""
     keys = np.empty((len(which), bands), np.uint64)
-    for at in range(0, len(which), BATCH):
-        batch = array.take(pa.array(which[at : at + BATCH]))
-        keys[at : at + BATCH] = band_keys(hasher.sketch(batch, ngrams=False).signatures, bands, rows)
+    for batch in _batches(_sizes(array)[which]):
+        texts = array.take(pa.array(which[batch]))
+        keys[batch] = band_keys(hasher.sketch(texts, ngrams=False).signatures, bands, rows)
     return keys
 
 
 def _ngrams(array: pa.Array, which: np.ndarray, hasher: MinHasher) -> Sketches:
     """The n-grams of the texts in some rows; their signatures are not kept."""
     grams, offsets = [np.zeros(0, np.uint32)], [np.zeros(1, np.int64)]
-    for at in range(0, len(which), BATCH):
-        part = hasher.sketch(array.take(pa.array(which[at : at + BATCH])))
+    for batch in _batches(_sizes(array)[which]):
+        part = hasher.sketch(array.take(pa.array(which[batch])))
         grams.append(part.ngrams)
         offsets.append(part.offsets[1:] + offsets[-1][-1])
     return Sketches(np.zeros((0, hasher.hashes), np.uint32), np.concatenate(grams), np.concatenate(offsets))
@@ -239,9 +263,10 @@ def _ngrams(array: pa.Array, which: np.ndarray, hasher: MinHasher) -> Sketches:
 def _similarities(sketches: Sketches, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """float32: the Jaccard similarity of the n-grams of text `left[i]` and text `right[i]`."""
     found = np.empty(len(left), np.float32)
-    for at in range(0, len(left), BATCH):
-        sides = [_gathered(sketches, side[at : at + BATCH]) for side in (left, right)]
-        found[at : at + BATCH] = ngram_similarity(*sides[0], *sides[1])
+    counts = np.diff(sketches.offsets)
+    for batch in _batches(counts[left] + counts[right]):
+        sides = [_gathered(sketches, side[batch]) for side in (left, right)]
+        found[batch] = ngram_similarity(*sides[0], *sides[1])
     return found
 
 

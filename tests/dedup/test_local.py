@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.dedup import local
 from pipeline.dedup.local import deduplicate, read_texts, repeated_lines, without
 from pipeline.dedup.lookup import NearDuplicates
 from pipeline.dedup.minhash import MinHasher
@@ -65,6 +66,20 @@ def test_the_result_does_not_depend_on_the_order_of_texts():
         assert len(found.kept) == 6 + 2 + 2  # two texts without a word
         expected = expected or result
         assert result == expected
+
+
+def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    texts = [changed(sentence(seed), *places) + "\nfooter" for seed in range(5) for places in ((), (5,), (50, 51))] + [
+        ""
+    ]
+    whole, spans = deduplicate(texts), repeated_lines(texts, 3)
+    for most, large in ((1, 1 << 20), (4, 1 << 20), (100, 1), (100, 2000)):
+        monkeypatch.setattr(local, "BATCH", most)
+        monkeypatch.setattr(local, "LARGE", large)
+        for column, expected in zip(deduplicate(texts), whole, strict=True):
+            assert column.tolist() == expected.tolist()
+        assert [column.tolist() for column in repeated_lines(texts, 3)] == [column.tolist() for column in spans]
+        assert all("footer" not in text for text in without(texts, spans).to_pylist())
 
 
 def test_an_order_says_which_text_is_kept():
