@@ -39,7 +39,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[s3,http,test]'
 	@echo "compiling the kernels, once"
 	@$(BIN)/python -c "import pyarrow; from pipeline.recipe import load_recipe; from pipeline.signals import measure; \
-		measure(pyarrow.array(['a text']), load_recipe('default'))"
+		from pipeline.dedup.local import deduplicate, repeated_lines; measure(pyarrow.array(['a text']), load_recipe('default')); \
+		deduplicate(['one text of five words', 'one text of five words here']); repeated_lines(['a', 'b'], 1)"
 	@touch $@
 
 # Spark needs a JVM of 17 or newer. Installed with apt where that is allowed, else the user is told how.

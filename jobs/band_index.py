@@ -10,6 +10,7 @@ INDEX/duplicates/<dump>/shard-00000.parquet     what comparing them all came to,
 A unit is what one run added of one dump. No row says where another lies, so a unit can be removed by removing its folder.
 """
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
@@ -25,6 +26,9 @@ VERSION = 1
 
 SHARD_BYTES = 64_000_000
 """Text a shard, when an index is made: a task then holds some 100 MB of sketches."""
+
+LEAST_SHARDS = 64
+"""Shards at least of an index that crawls are added to: their number stays, and later crawls may be larger."""
 
 
 def folder_name(dump: str) -> str:
@@ -98,7 +102,12 @@ class BandIndex:
 def parameters(recipe: Recipe) -> dict[str, Any]:
     """What every unit of an index must share; scopes, thresholds and what is preferred are decided later."""
     minhash = recipe.dedup.minhash
-    return {"version": VERSION, "minhash": _sketching(minhash) if minhash else None}
+    # Python's Unicode tables decide which characters are letters, and so what a normalised text is.
+    return {
+        "version": VERSION,
+        "unicode": unicodedata.unidata_version,
+        "minhash": _sketching(minhash) if minhash else None,
+    }
 
 
 def _sketching(minhash: MinHashDedup) -> dict[str, Any]:
@@ -114,8 +123,11 @@ def _sketching(minhash: MinHashDedup) -> dict[str, Any]:
     }
 
 
-def make_or_open(root: str, recipe: Recipe, text_bytes: int) -> BandIndex:
-    """The index at `root`, made if there is none. Raises UsageError, naming what differs, if it has other parameters."""
+def make_or_open(root: str, recipe: Recipe, text_bytes: int, least: int = 1) -> BandIndex:
+    """The index at `root`, made with at least `least` shards if there is none.
+
+    Raises UsageError, naming what differs, if it has other parameters.
+    """
     folder = RunFolder(root)
     info = folder.read_json("index.json")
     wanted = parameters(recipe)
@@ -123,7 +135,7 @@ def make_or_open(root: str, recipe: Recipe, text_bytes: int) -> BandIndex:
         if not folder.is_empty():
             raise UsageError(f"{root} is not empty and holds no index; choose a new folder")
         # A function of the text, as with shards: the result does not depend on it, but files do.
-        info = {**wanted, "shards": max(4, -(-text_bytes // SHARD_BYTES))}
+        info = {**wanted, "shards": max(least, -(-text_bytes // SHARD_BYTES))}
         folder.write_json("index.json", info)
     _refuse_other(root, info, wanted)
     return BandIndex(folder.path, info["shards"])
@@ -140,6 +152,11 @@ def existing_index(root: str) -> BandIndex:
 def _refuse_other(root: str, info: dict[str, Any], wanted: dict[str, Any]) -> None:
     if info["version"] != wanted["version"]:
         raise UsageError(f"index {root} is of version {info['version']}, this is {wanted['version']}; build it anew")
+    if info["unicode"] != wanted["unicode"]:
+        raise UsageError(
+            f"index {root} was made with the tables of Unicode {info['unicode']}, this Python has {wanted['unicode']}; use "
+            "the Python version that it was made with, or build it anew"
+        )
     stored, asked = info["minhash"], wanted["minhash"]
     if (stored is None) != (asked is None):
         has = "holds no" if stored is None else "is made for"

@@ -234,7 +234,7 @@ def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | N
     if row["n_chars"] is not None:
         facts.append(("text", f"{row['n_chars']:,} characters by {row['engine']} {row['engine_version']}"))
     if row["duplicate_of"]:
-        facts.append(("kept in its place", row["duplicate_of"]))
+        facts.append(("duplicate of", row["duplicate_of"]))
     if row["cluster"]:
         facts.append(("near-duplicates", f"{row['cluster_size']:,} pages in cluster {row['cluster']}"))
     if row["similarity"] is not None and row["duplicate_of"]:

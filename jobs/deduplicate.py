@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.band_index import BandIndex, Unit, folder_name, make_or_open, parameters
+from jobs.band_index import LEAST_SHARDS, BandIndex, Unit, folder_name, make_or_open, parameters
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
 from jobs.resolve import Resolution, related, resolve
 from jobs.runs import Run, read_part
@@ -280,7 +280,7 @@ def deduplicate(
     text_bytes = sum(m["text_bytes"] for m in extracted)
     names = tuple(task.part for task in source.tasks)
     pages = _Kept(source.folder.path, run.folder.path, run.recipe, names)
-    opened = make_or_open(index or f"{run.folder.path}/{PRIVATE}", run.recipe, text_bytes)
+    opened = make_or_open(index or f"{run.folder.path}/{PRIVATE}", run.recipe, text_bytes, LEAST_SHARDS if index else 1)
     ask = partial(exchange, spark, partitions=partitions, least=source.least_slices, watch=watch)
     if dedup.cuts and not _step_done(run, "cuts"):
         count_repeats(pages, opened.n_shards, ask)

@@ -19,7 +19,7 @@ _BESIDE_TEXT = [column for column in DOCUMENTS if column.name not in ("doc_id", 
 _DECISION = [
     field("n_chars", pa.int32(), "length of the text as extracted", "characters"),
     field("rule_hits", pa.list_(pa.string()), "every gate and rule that the record broke, in the recipe's order"),
-    field("duplicate_of", pa.string(), "page that is kept in its place; null where it is no duplicate", "doc_id"),
+    field("duplicate_of", pa.string(), "page that it gave way to, which may itself have to; null if none", "doc_id"),
     field("similarity", pa.float32(), "similarity to the page that is kept of its near-duplicate cluster", "0..1"),
     field("cluster", pa.string(), "id of its near-duplicate cluster; null where it is in none", "hex"),
     field("cluster_size", pa.int32(), "pages of that cluster; null for a page that was not compared"),

@@ -91,7 +91,7 @@ def duplicates(
     """The rows of the table, by doc_id."""
     asked = recipe(methods)
     source = Pages(split(pages, n_parts), str(folder), asked)
-    opened = make_or_open(str(index or folder / "index"), asked, 1000)
+    opened = make_or_open(str(index or folder / "index"), asked, 1000, least=4)
     dumps = {p["dump"] for p in pages}
     if asked.dedup.cuts:
         count_repeats(source, opened.n_shards, partial(exchange, spark))
@@ -144,6 +144,20 @@ def test_near_copies_make_a_cluster_and_the_preferred_page_stays(tmp_path: Path)
     oldest = duplicates(pages, f"[{MINHASH % 'dump'}, {{prefer: [oldest]}}]", tmp_path / "oldest")
     # Without `exact`, equal texts are near-copies like others.
     assert outcome(oldest, pages) == [None, "minhash", "minhash", "minhash", "minhash", None]
+
+
+def test_similarity_by_signature_and_texts_as_they_stand(tmp_path: Path) -> None:
+    base = prose(1, 200)
+    pages = [
+        page("base", " ".join(base)),
+        page("near", " ".join(changed(base, 3, 2)), day=2),
+        page("same", " ".join(base).upper()),
+    ]
+    found = duplicates(pages, "[{minhash: {by: signature, verify: 0.7, normalise: false}}]", tmp_path / "signature")
+    assert 0.7 <= found[pages[0]["doc_id"]]["similarity"] < 1
+    # Equal texts are equal after normalisation whatever MinHash is told; `near` is like the text, not like its capitals.
+    assert outcome(found, pages) == ["minhash", None, "minhash"]
+    assert {row["cluster_size"] for row in found.values()} == {3}
 
 
 def test_chains_of_unlike_pages_are_not_joined_without_a_similar_pair(tmp_path: Path) -> None:
@@ -251,6 +265,13 @@ def test_an_index_with_other_parameters_is_refused(tmp_path: Path, other: str, n
     make_or_open(str(tmp_path / "index"), recipe("[minhash]"), 1000)
     with pytest.raises(UsageError, match=named):
         make_or_open(str(tmp_path / "index"), recipe(f"[{other}]"), 1000)
+
+
+def test_an_index_made_by_another_python_is_refused(tmp_path: Path) -> None:
+    index = make_or_open(str(tmp_path), recipe("[minhash]"), 1000)
+    index.folder.write_json("index.json", {**index.folder.read_json("index.json"), "unicode": "6.0.0"})
+    with pytest.raises(UsageError, match=r"Unicode 6\.0\.0"):
+        make_or_open(str(tmp_path), recipe("[minhash]"), 1000)
 
 
 def test_a_unit_that_was_not_finished_is_not_there(tmp_path: Path) -> None:
