@@ -234,9 +234,7 @@ def report(
 ) -> None:
     """Prints what was measured."""
     fewer = f" ({options.datatrove_rounds} of datatrove)" if options.datatrove_rounds else ""
-    print(
-        f"{options.cores} cores, {options.rounds} rounds{fewer}, medians; 14 bands of 8 rows, word 5-grams, seed {options.seed}"
-    )
+    print(f"{options.cores} cores, {options.rounds} rounds{fewer}, medians; 14 bands of 8 rows, word 5-grams")
     for size in sizes:
         print(f"\n{size:,} documents, of which {truths[size].survivors:,} should stay")
         ratios = "".join(f" {'x ' + other:>12}" for other in names)
@@ -250,7 +248,7 @@ def report(
             line += "".join(f" {figure:{width}}" for figure, width in zip(judged[name, size], (8, 6, 6), strict=True))
             for other in names:
                 ratio = statistics.median(
-                    o["wall"] / r["wall"] for o, r in zip(results[other, size], rows, strict=True)
+                    o["wall"] / r["wall"] for o, r in zip(results[other, size], rows, strict=False)
                 )
                 line += f" {ratio:12.2f}"
             print(line)
