@@ -190,7 +190,12 @@ def read_texts(path: str | Path, field: str = "text") -> Named:
 
 
 def as_array(texts: Texts) -> pa.Array:
-    """The texts as one Arrow array. Half a surrogate pair, which UTF-8 cannot hold, becomes U+FFFD."""
+    """The texts as one Arrow array. Half a surrogate pair, which UTF-8 cannot hold, becomes U+FFFD.
+
+    Raises TypeError for a single string, of which the characters would be taken as texts.
+    """
+    if isinstance(texts, str):
+        raise TypeError("a list of texts is expected, not one text")
     if isinstance(texts, pa.ChunkedArray):
         return texts.cast(pa.large_string()).combine_chunks()
     if isinstance(texts, pa.Array):

@@ -116,6 +116,8 @@ def test_parameters_out_of_range():
         deduplicate(["a"], similarity=1.5)
     with pytest.raises(ValueError, match="positive"):
         deduplicate(["a"], bands=0)
+    with pytest.raises(TypeError, match="not one text"):
+        deduplicate("one text")
 
 
 def test_ten_thousand_copies_of_one_text():
