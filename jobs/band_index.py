@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
+import numpy as np
 import pyarrow as pa
 
 from jobs.store import RunFolder
@@ -34,6 +35,10 @@ LEAST_SHARDS = 64
 def folder_name(dump: str) -> str:
     """A dump's name as the name of a folder."""
     return quote(dump, safe="")
+
+
+SKETCHES_A_GROUP = 512
+"""Texts a row group of sketches, some 1 MB: few texts have candidates, and only their groups are read."""
 
 
 @dataclass(frozen=True, order=True)
@@ -94,9 +99,18 @@ class BandIndex:
         """One file of a unit."""
         return self.folder.read_table(f"{unit.path}/{table}/shard-{shard:05d}.parquet", columns)
 
+    def read_texts(self, unit: Unit, shard: int, nodes: np.ndarray, columns: list[str]) -> pa.Table:
+        """Of one file of sketches the rows of some texts (sorted)."""
+        name = f"{unit.path}/sketches/shard-{shard:05d}.parquet"
+        return self.folder.read_rows(name, "text_hi", nodes, columns)
+
     def write(self, unit: Unit, table: str, shard: int, rows: pa.Table) -> None:
         """Writes one file of a unit."""
-        self.folder.write_table(f"{unit.path}/{table}/shard-{shard:05d}.parquet", rows)
+        name = f"{unit.path}/{table}/shard-{shard:05d}.parquet"
+        if table == "sketches":
+            self.folder.write_table(name, rows, SKETCHES_A_GROUP, plain=("signature", "ngrams"))
+        else:
+            self.folder.write_table(name, rows)
 
 
 def parameters(recipe: Recipe) -> dict[str, Any]:

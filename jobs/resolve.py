@@ -285,8 +285,7 @@ class Resolution:
         by = self._measure
         tables = []
         for unit in self.units:
-            rows = self.index.read(unit, "sketches", shard, ["text_hi", "text_lo", by])
-            tables.append(rows.filter(pa.array(np.isin(column(rows, "text_hi"), nodes))))
+            tables.append(self.index.read_texts(unit, shard, nodes, ["text_hi", "text_lo", by]))
         rows = pa.concat_tables(tables).combine_chunks()
         hi = column(rows, "text_hi")
         ranked = np.lexsort((column(rows, "text_lo"), hi))

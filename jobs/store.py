@@ -13,11 +13,12 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -53,10 +54,18 @@ class RunFolder:
         """The folder's name wherever one stands."""
         return str(Path(self.path).resolve()) if self.local else self.path
 
-    def write_table(self, name: str, table: pa.Table) -> dict[str, Any]:
-        """Writes `name` (`ledger/shard-00000.parquet`); returns its rows, bytes and sha256. Raises StorageError."""
+    def write_table(
+        self, name: str, table: pa.Table, row_group: int = ROW_GROUP, plain: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Writes `name` (`ledger/shard-00000.parquet`); returns its rows, bytes and sha256. Raises StorageError.
+
+        `plain` are columns of random numbers, on which compression is lost.
+        """
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
+        compression = (
+            {c: "none" if c.split(".")[0] in plain else "zstd" for c in _leaves(table.schema)} if plain else "zstd"
+        )
+        pq.write_table(table, sink, compression=compression, row_group_size=row_group)
         body = sink.getvalue()
         self._write(name, lambda file: file.write(body))
         return {"rows": table.num_rows, "bytes": body.size, "sha256": hashlib.sha256(body).hexdigest()}
@@ -94,12 +103,36 @@ class RunFolder:
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Reads one file of a table. Raises StorageError where it is missing or damaged."""
+        return self._read(name, lambda file: file.read(columns))
+
+    def read_rows(self, name: str, column: str, values: np.ndarray, columns: list[str]) -> pa.Table:
+        """The rows of one file, which is sorted by `column`, that hold one of `values` (sorted) there.
+
+        Only row groups that can hold one are read. Raises StorageError.
+        """
+
+        def read(file: pq.ParquetFile) -> pa.Table:
+            at = file.schema_arrow.get_field_index(column)
+            wanted = []
+            for number in range(file.num_row_groups):
+                bounds = file.metadata.row_group(number).column(at).statistics
+                if bounds is None or not bounds.has_min_max:  # an empty file
+                    continue
+                first, last = np.searchsorted(values, np.array([bounds.min, bounds.max], values.dtype))
+                if first < len(values) and (last > first or values[first] == values.dtype.type(bounds.max)):
+                    wanted.append(number)
+            rows = file.read_row_groups(wanted, columns)
+            return rows.filter(pa.array(np.isin(rows.column(column).to_numpy(), values)))
+
+        return self._read(name, read)
+
+    def _read(self, name: str, read: Callable[[pq.ParquetFile], pa.Table]) -> pa.Table:
         try:
             if self.local:
-                return pq.ParquetFile(Path(self.path, name)).read(columns)
+                return read(pq.ParquetFile(Path(self.path, name)))
             fs, root = self._filesystem()
             with fs.open(f"{root}/{name}", "rb") as source:
-                return pq.ParquetFile(source).read(columns)
+                return read(pq.ParquetFile(source))
         except (OSError, pa.ArrowInvalid) as error:
             raise StorageError(f"cannot read {self.path}/{name}: {_cause(error)}") from error
 
@@ -209,6 +242,11 @@ class RunFolder:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """The names under which Parquet knows the columns that hold values: a list's values have one of their own."""
+    return [f"{c.name}.list.element" if pa.types.is_large_list(c.type) else c.name for c in schema]
 
 
 def _visible(name: str, suffix: str) -> bool:

@@ -12,13 +12,18 @@ CENTRES = 4
 """Members of a larger bucket are paired with so many of its members. One would do for copies of one page; several also
 serve a bucket in which different pages met."""
 
+_SCRAMBLE = np.uint64(0x9E3779B97F4A7C15)
+_UNSCRAMBLE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
+
 
 def candidate_pairs(keys: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct pairs (a, b), a < b, of nodes that share a key; sorted. `keys` and `nodes` are uint64 of one length.
+    """Distinct pairs (a, b) of nodes that share a key, in an order of their own. `keys` and `nodes` are uint64 of one length.
 
-    A bucket of n members gives n(n-1)/2 pairs up to PAIRED members, and at most CENTRES * n beyond: a star around its
-    smallest nodes. The result depends on the set of rows only, never on their order.
+    A bucket of n members gives n(n-1)/2 pairs up to PAIRED members, and at most CENTRES * n beyond: stars around some of
+    them, which are the a of their pairs. The result depends on the set of rows only, never on their order.
     """
+    # Centres are the first in a scrambled order: the smallest numbers of all would lie in one range, and so all the work.
+    nodes = nodes * _SCRAMBLE
     order = np.lexsort((nodes, keys))
     keys, nodes = keys[order], nodes[order]
     if len(keys) > 1:
@@ -45,7 +50,8 @@ def candidate_pairs(keys: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np
         member = hot & (in_bucket > centre)
         left.append(nodes[(np.repeat(starts, sizes) + centre)[member]])
         right.append(nodes[member])
-    return distinct_pairs(np.concatenate(left), np.concatenate(right))
+    a, b = distinct_pairs(np.concatenate(left), np.concatenate(right))
+    return a * _UNSCRAMBLE, b * _UNSCRAMBLE
 
 
 def distinct_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

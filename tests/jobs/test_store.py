@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -102,3 +103,16 @@ def test_other_filesystems_hold_a_run_too() -> None:
     assert folder.scan("ledger", None).equals(TABLE)
     folder.remove("run.json")
     assert folder.read_json("run.json") is None
+
+
+def test_rows_by_value_are_read_from_the_groups_that_hold_them(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    keys = np.sort(np.random.default_rng(1).integers(0, 2**64, 1000, dtype=np.uint64))
+    keys[400:420] = keys[400]
+    table = pa.table({"key": keys, "numbers": pa.array([[i] for i in range(1000)], pa.large_list(pa.int64()))})
+    folder.write_table("t.parquet", table, row_group=64, plain=("numbers",))
+    for wanted in (keys[[0]], keys[[999]], keys[[400]], keys[[63, 64, 65]], np.unique(keys), keys[[5]] + np.uint64(1)):
+        rows = folder.read_rows("t.parquet", "key", wanted, ["key", "numbers"])
+        assert rows.equals(table.filter(pa.array(np.isin(keys, wanted))))
+    folder.write_table("empty.parquet", table.slice(0, 0))
+    assert folder.read_rows("empty.parquet", "key", keys[:3], ["key"]).num_rows == 0
