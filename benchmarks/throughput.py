@@ -95,11 +95,12 @@ class _Tree:
 
 
 def recipe_with(engine: str, folder: Path) -> Path:
-    """The default recipe under another engine."""
+    """The default recipe under another engine, without deduplication, which the peer's example is run without too."""
     import yaml
 
     body = yaml.safe_load((ROOT / "pipeline" / "recipes" / "default.yaml").read_text())
     body["name"], body["extraction"]["engine"] = f"default-{engine}", engine
+    body.pop("dedup", None)
     path = folder / f"{engine}.yaml"
     path.write_text(yaml.safe_dump(body))
     return path

@@ -202,7 +202,7 @@ def _show_similar(run: Any, key: str, least: float, as_json: bool) -> None:
 
     found = similar(run, key, least)
     if as_json:
-        rows = [{"doc_id": page.doc_id, "similarity": page.similarity, **page.row} for page in found]
+        rows = [{**page.row, "doc_id": page.doc_id, "similarity": page.similarity} for page in found]
         out.print_json(json.dumps(rows, default=str))
         return
     table = Table(box=None, pad_edge=False)

@@ -312,7 +312,7 @@ def deduplicate_files(
 def count_repeats(pages: Source, n_buckets: int, ask: Callable[..., None]) -> None:
     """Finds repeated lines and paragraphs and leaves the table cuts, beside the parts of the source."""
     parts, names = _Parts(pages, n_buckets), pages.names
-    hops = [Hop(parts.n_buckets, parts.cuts), Hop(len(names), parts.write_cuts)]
+    hops = [Hop(parts.n_buckets, parts.cuts), Hop(len(names), parts.write_cuts, light=True)]
     ask("counting repeated lines", range(len(names)), parts.occurrences, hops)
 
 

@@ -24,10 +24,14 @@ Received = dict[str, pa.Table]
 
 
 class Hop(NamedTuple):
-    """What each of `n_buckets` buckets does with what it receives; the last hop of a chain sends nothing on."""
+    """What each of `n_buckets` buckets does with what it receives; the last hop of a chain sends nothing on.
+
+    Buckets that are `light` share tasks of Spark's, since a task costs more to start than they cost to do.
+    """
 
     n_buckets: int
     act: Callable[[int, Received], Iterable[Parcel] | None]
+    light: bool = False
 
 
 def exchange(
@@ -52,7 +56,7 @@ def exchange(
     total = slices
     moving = spark.sparkContext.parallelize(tasks, slices).flatMap(partial(_packed, send))
     for hop in hops:
-        n = min(hop.n_buckets, MOST_PARTITIONS)
+        n = min(slice_count(spark, hop.n_buckets, None, least) if hop.light else hop.n_buckets, MOST_PARTITIONS)
         total += n
         moving = moving.partitionBy(n, int).mapPartitionsWithIndex(partial(_receive, hop, n))
     watched(spark, name, lambda: moving.foreach(_nothing_left), watch, total)
@@ -83,7 +87,7 @@ def _packed(send: Callable[[Any], Iterable[Parcel]], task: Any) -> Iterator[tupl
 def _receive(
     hop: Hop, n_partitions: int, index: int, arrived: Iterable[tuple[int, tuple[str, bytes]]]
 ) -> Iterator[tuple[int, tuple[str, bytes]]]:
-    """A partition holds one bucket (or, past MOST_PARTITIONS, a few)."""
+    """A partition holds one bucket, or a few."""
     held: dict[int, dict[str, list[pa.Table]]] = {}
     for bucket, (kind, stream) in arrived:
         held.setdefault(bucket, {}).setdefault(kind, []).append(pa.ipc.open_stream(stream).read_all())

@@ -525,7 +525,7 @@ def resolve(spark: Any | None, resolution: Resolution, ask: Callable[..., None])
         Hop(n, resolution.keepers),
         Hop(n, resolution.with_sketch),
         Hop(n, resolution.verdicts),
-        Hop(n_written, resolution.write_rows),
+        Hop(n_written, resolution.write_rows, light=True),
     ]
     ask("choosing what is kept", shards, resolution.bests, hops)
     resolution.folder.remove_tree(WORK)
