@@ -105,9 +105,13 @@ def measure(command: list[str]) -> dict[str, float]:
 
 def run_spark(folder: Path, output: Path, cores: int) -> None:
     """The Spark stage."""
-    from jobs.deduplicate import deduplicate_texts
+    from jobs.deduplicate import deduplicate_files
+    from jobs.session import session
+    from pipeline.recipe import parse_recipe
 
-    deduplicate_texts([str(path) for path in sorted(folder.glob("*.parquet"))], str(output))
+    recipe = parse_recipe("name: benchmark\ndedup: [exact, {minhash: {ngram: 5, bands: 14, rows: 8, verify: 0.75}}]\n")
+    spark = session("benchmark", f"local[{cores}]")
+    deduplicate_files(spark, [str(path) for path in sorted(folder.glob("*.parquet"))], str(output), recipe)
 
 
 def run_library(folder: Path, output: Path, cores: int) -> None:

@@ -7,7 +7,6 @@ sketches the text as it will be written and adds it to a band index. Comparing t
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +29,7 @@ from pipeline.dedup.survivors import ENTRIES, halves
 from pipeline.edits import apply_edits
 from pipeline.errors import UsageError
 from pipeline.recipe import Recipe
+from pipeline.sources.inputs import expand
 from pipeline.tables import EDITS, TIMESTAMP, UNKNOWN_DUMP, document_id
 
 STAGE = "deduplicate"
@@ -84,10 +84,27 @@ class _Files:
     recipe: Recipe
     names: tuple[str, ...]
 
+    def _rows(self, number: int) -> tuple[pa.Table, list[str]]:
+        folder, _, name = self.files[number].rpartition("/")
+        rows = RunFolder(folder or ".").read_table(name, ["id", "text"])
+        return rows, [document_id(str(i), None, None, None) for i in rows.column("id").to_pylist()]
+
+    def write_kept(self, number: int) -> Iterator[Parcel]:
+        """The rows of a file that are nobody's duplicates, texts after cuts. A text without words is nobody's."""
+        rows, ids = self._rows(number)
+        folder, name = RunFolder(self.output), f"part-{self.names[number]}.parquet"
+        found = folder.read_table(f"duplicates/{name}", ["doc_id", "removed_by"])
+        gone = found.filter(found.column("removed_by").is_valid()).column("doc_id")
+        doc_ids = pa.array(ids, pa.string())
+        if self.recipe.dedup.cuts:
+            texts = apply_edits(rows.column("text").cast(pa.string()), doc_ids, folder.read_table(f"cuts/{name}"))
+            rows = rows.set_column(1, "text", texts)
+        folder.write_table(f"kept/{name}", rows.filter(pc.invert(pc.is_in(doc_ids, value_set=gone.combine_chunks()))))
+        return iter(())
+
     def pages(self, number: int) -> tuple[pa.Table, pa.Table]:
         """The texts of a file; nothing is cut from them yet."""
-        rows = RunFolder(str(Path(self.files[number]).parent)).read_table(Path(self.files[number]).name, ["id", "text"])
-        ids = [document_id(str(i), None, None, None) for i in rows.column("id").to_pylist()]
+        rows, ids = self._rows(number)
         nothing = pa.nulls(rows.num_rows, pa.string())
         columns = [pa.array(ids, pa.string()), nothing, nothing, pa.nulls(rows.num_rows, TIMESTAMP), nothing]
         texts = rows.column("text").cast(pa.string()).combine_chunks()
@@ -294,19 +311,21 @@ def deduplicate(
 def deduplicate_files(
     spark: Any | None, files: Sequence[str], output: str, recipe: Recipe, partitions: int | None = None
 ) -> None:
-    """Finds the duplicates among the texts of Parquet files (columns id, text); leaves the table duplicates in `output`,
-    a file for each, its doc_id made of the id by `pipeline.tables.document_id`.
+    """Finds the duplicates among the texts of Parquet files (columns id, text), by the method of a run.
 
-    The method is that of a run. Texts have no host and no address here: `lines` and `url` of the recipe find nothing.
+    Leaves in `output`, a file for each given, the table duplicates (its doc_id made of the id by
+    `pipeline.tables.document_id`) and in `kept` the rows that are kept, their texts after cuts. Texts have no host and no
+    address here: `lines` and `url` of the recipe find nothing.
     """
     names = tuple(f"{number:05d}" for number in range(len(files)))
     pages = _Files(tuple(files), output, recipe, names)
-    text_bytes = sum(Path(file).stat().st_size for file in files)
+    text_bytes = sum(file.size or 0 for file in expand(files))
     opened = make_or_open(f"{output}/{PRIVATE}", recipe, text_bytes)
     ask = partial(exchange, spark, partitions=partitions)
     if recipe.dedup.cuts:
         count_repeats(pages, opened.n_shards, ask)
     compare(spark, pages, opened, {UNKNOWN_DUMP}, "files", False, ask)
+    ask("writing what is kept", range(len(files)), pages.write_kept, [])
 
 
 def count_repeats(pages: Source, n_buckets: int, ask: Callable[..., None]) -> None:

@@ -196,7 +196,7 @@ def test_a_killed_job_goes_on_from_the_last_whole_iteration(
     # A third iteration that was being written, and remains of the first.
     write(folder, [(1, 2), (2, 3)], 1, f"{WORK}/iteration-03")
     write(folder, [(1, 2), (2, 3)], 1, f"{WORK}/iteration-01")
-    log = connected_components(spark, folder, "edges", "labels", N_SHARDS, 16, in_one_task=0)
+    log = connected_components(spark, folder, "edges", "labels", N_SHARDS, 3, in_one_task=0)
     assert log[:2] == before
     assert len(log) > 2
     assert digest(folder) == settled[1]

@@ -300,6 +300,10 @@ def test_spark_partitions_and_input_order_do_not_change_a_byte(tmp_path: Path) -
         return sorted(RunFolder(str(tmp_path / name)).scan("duplicates", None).to_pylist(), key=lambda r: r["doc_id"])
 
     expected = found("local", None, pages, 1)
+    kept = RunFolder(str(tmp_path / "local")).scan("kept", None)
+    ids = {document_id(name, None, None, None) for name in kept.column("id").to_pylist()}
+    assert ids == {row["doc_id"] for row in expected if row["removed_by"] is None}
+    assert sum(map(len, kept.column("text").to_pylist())) < sum(len(p["text"]) for p in pages)
     assert Counter(row["removed_by"] for row in expected).keys() == {None, "exact", "minhash"}
     assert found("spark", spark, pages[::-1], 5) == expected
     assert found("again", spark, pages, 5) and files(tmp_path / "again" / "cuts").keys() == {
