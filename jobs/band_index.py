@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.store import RunFolder
+from pipeline.dedup.options import MinHashDedup
 from pipeline.errors import UsageError
-from pipeline.recipe import MinHashDedup, Recipe
+from pipeline.recipe import Recipe
 
 VERSION = 1
 """Raised whenever what is stored changes its meaning: normalisation, hashes, canonical addresses, files."""

@@ -18,8 +18,9 @@ from jobs.exchange import Hop, Parcel, Received, by_bucket
 from jobs.store import RunFolder
 from pipeline.dedup.candidates import candidate_pairs, distinct_pairs, in_group, ranges
 from pipeline.dedup.minhash import estimated_similarity, ngram_similarity
+from pipeline.dedup.options import Dedup
 from pipeline.dedup.survivors import ENTRIES, best_of, column, hex_ids, once
-from pipeline.recipe import Dedup, Recipe
+from pipeline.recipe import Recipe
 from pipeline.tables import DUPLICATES
 
 WORK = "dedup/work"

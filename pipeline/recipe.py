@@ -13,39 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from pipeline.dedup.options import Dedup
 from pipeline.errors import RecipeError
+from pipeline.options import Options, Share, Size
 
 RECIPES = Path(__file__).parent / "recipes"
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
-
-def parse_bytes(value: Any) -> Any:
-    """`"10MB"` -> 10000000; numbers pass through."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip().upper().replace(" ", "")
-    for unit in sorted(_UNITS, key=len, reverse=True):
-        if text.endswith(unit):
-            try:
-                return int(float(text[: -len(unit)]) * _UNITS[unit])
-            except ValueError:
-                break
-    raise ValueError(f"{value!r} is not a size; write for example 10MB")
-
-
-Size = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Part(BaseModel):
-    # Defaults are validated so that 5 and 5.0 are one value, and one digest, whether written or left out.
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class UrlWords(_Part):
+class UrlWords(Options):
     """Words that condemn an address: `hard` as whole words, `substrings` anywhere, `soft` only several together."""
 
     hard: tuple[str, ...] = ()
@@ -53,7 +30,7 @@ class UrlWords(_Part):
     substrings: tuple[str, ...] = ()
 
 
-class UrlGate(_Part):
+class UrlGate(Options):
     """Which addresses are turned away before their page is parsed.
 
     Each list holds list files (paths, or files that ship, such as `urls/blocklist.txt`) and single entries. `domains`
@@ -74,7 +51,7 @@ class UrlGate(_Part):
         return tuple(data_file(name) or name for name in getattr(self, kind))
 
 
-class HttpGate(_Part):
+class HttpGate(Options):
     """Which responses hold a page. `unknown_*` decide about responses that do not say."""
 
     status: tuple[int, ...] = (200,)
@@ -83,7 +60,7 @@ class HttpGate(_Part):
     unknown_media_type: bool = True
 
 
-class LanguageGate(_Part):
+class LanguageGate(Options):
     """Languages to keep with their least probability, and the least share of letters in that language's scripts.
 
     An empty `keep` keeps every language. Decided late: the text of other languages stays in the run folder.
@@ -93,7 +70,7 @@ class LanguageGate(_Part):
     script: Share = 0.5
 
 
-class Gates(_Part):
+class Gates(Options):
     """Cheap decisions that come before the text is measured."""
 
     url: UrlGate = UrlGate()
@@ -101,7 +78,7 @@ class Gates(_Part):
     language: LanguageGate = LanguageGate()
 
 
-class Extraction(_Part):
+class Extraction(Options):
     """How HTML becomes text, and what a page may cost.
 
     The cascade leaves pages in unwanted languages to its fast engine. `trusted_chars`: where that finds less text, its
@@ -115,13 +92,13 @@ class Extraction(_Part):
     trusted_chars: int = Field(default=200, ge=0)
 
 
-class Inputs(_Part):
+class Inputs(Options):
     """`tolerate`: share of input files, or of input bytes, that may be unreadable before a run ends with exit code 3."""
 
     tolerate: Share = 0.01
 
 
-class Output(_Part):
+class Output(Options):
     """`shard_bytes`: text per curated shard; the number of shards is a function of the content, never of the cluster."""
 
     shard_bytes: Size = 128_000_000
@@ -143,7 +120,7 @@ def _interval(value: Any) -> Any:
 Interval = Annotated[tuple[float | None, float | None], BeforeValidator(_interval)]
 
 
-class Dialect(_Part):
+class Dialect(Options):
     """A published rule group as one implementation has it: bounds, the text they are measured on, and line edits."""
 
     source: str
@@ -152,7 +129,7 @@ class Dialect(_Part):
     bounds: dict[str, Interval] = Field(default_factory=dict)
 
 
-class RuleGroup(_Part):
+class RuleGroup(Options):
     """A rule group of a recipe: a dialect with overrides, or bounds of one's own. A null bound removes the dialect's."""
 
     dialect: str | None = None
@@ -188,136 +165,7 @@ class RuleGroup(_Part):
         )
 
 
-Scope = Literal["dump", "global"] | Annotated[int, Field(ge=1)]
-"""Which pages are compared: those of one dump, all, or those of so many dumps that follow each other by name. Dumps are
-counted off in groups of that size from the first; a page without a dump belongs to a dump of its own name, `unknown`."""
-
-
-class UrlDedup(_Part):
-    """Of the captures of one canonical address the newest is kept."""
-
-    scope: Scope = "dump"
-
-
-class ExactDedup(_Part):
-    """Of the pages with one normalised text the best is kept."""
-
-    scope: Scope = "dump"
-
-
-class LineDedup(_Part):
-    """Lines that stand in more than `max_copies` texts of one host in a dump are cut from all but `keep` of them: from all
-    with 0, from all but the longest text with 1.
-
-    Lines of fewer than `min_words` words, such as headings, are cut only where nothing but repeated lines lies between
-    them and the top or the end of the page, as in a menu.
-    """
-
-    per: Literal["host"] = "host"
-    max_copies: int = Field(default=5, ge=1)
-    min_words: int = Field(default=4, ge=1)
-    keep: Literal[0, 1] = 1
-
-
-class ParagraphDedup(_Part):
-    """Paragraphs (lines of at least `min_words` words) that stand in more than `max_copies` texts of a dump are cut from
-    all but `keep` of them, as with lines."""
-
-    max_copies: int = Field(default=100, ge=1)
-    min_words: int = Field(default=10, ge=1)
-    keep: Literal[0, 1] = 1
-
-
-class MinHashDedup(_Part):
-    """Of the pages with nearly the same text the best is kept.
-
-    `ngram` words make an n-gram; `normalise` as RefinedWeb (case, accents, punctuation and white space do not count).
-    Candidates share the `rows` minima of one of `bands` bands; give both, or a `target` similarity and the number of
-    `hashes`, for which datasketch's optimiser finds them. `verify`: least similarity of a candidate pair, measured on
-    the n-grams themselves (`by: ngrams`) or estimated (`by: signature`); null joins every candidate.
-    """
-
-    ngram: int = Field(default=5, ge=1, le=50)
-    bands: int | None = Field(default=None, ge=1)
-    rows: int | None = Field(default=None, ge=1)
-    target: float | None = Field(default=None, gt=0, lt=1)
-    hashes: int | None = Field(default=None, ge=2, le=10_000)
-    seed: int = Field(default=1, ge=0, lt=2**32)
-    normalise: bool = True
-    verify: Share | None = 0.75
-    by: Literal["ngrams", "signature"] = "ngrams"
-    scope: Scope = "dump"
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "MinHashDedup":
-        if (self.bands is None) != (self.rows is None):
-            raise ValueError("give bands and rows together, or neither")
-        if self.bands and self.rows:
-            if self.target is not None:
-                raise ValueError("give bands and rows, or a target similarity, not both")
-            if self.hashes is not None and self.hashes < self.bands * self.rows:
-                raise ValueError(f"{self.bands} bands of {self.rows} rows need {self.bands * self.rows} hashes")
-        return self
-
-    def banding(self) -> tuple[int, int, int]:
-        """(hashes, bands, rows). Without any of them FineWeb's: 112 hashes in 14 bands of 8 rows."""
-        if self.bands and self.rows:
-            return self.hashes or self.bands * self.rows, self.bands, self.rows
-        if self.target is None:
-            return self.hashes or 112, 14, 8
-        from pipeline.dedup.minhash import optimal_bands
-
-        hashes = self.hashes or 112
-        return hashes, *optimal_bands(self.target, hashes)
-
-
-class Dedup(_Part):
-    """Which duplicates are removed; a method that is not named is not used. They are always taken in one order: lines
-    and paragraphs are cut, then addresses, equal texts and near-duplicates are compared.
-
-    `prefer` says which of several pages is kept: the first thing in which they differ decides, and at last the id.
-    `upsample` maps cluster sizes to weights: a page takes the weight of the largest size that its cluster reaches.
-    """
-
-    url: UrlDedup | None = None
-    exact: ExactDedup | None = None
-    lines: LineDedup | None = None
-    paragraphs: ParagraphDedup | None = None
-    minhash: MinHashDedup | None = None
-    prefer: tuple[Literal["quality", "newest", "oldest", "longest"], ...] = ("quality", "newest")
-    upsample: dict[int, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _list_form(cls, value: Any) -> Any:
-        """`[exact, {minhash: {...}}]` as `{exact: {}, minhash: {...}}`."""
-        if not isinstance(value, list):
-            return value
-        methods: dict[str, Any] = {}
-        for item in value:
-            if isinstance(item, dict) and len(item) == 1:
-                name, body = next(iter(item.items()))
-            elif isinstance(item, str):
-                name, body = item, None
-            else:
-                raise ValueError(f"an entry is a method, or a method with its options, not {item!r}")
-            if name in methods:
-                raise ValueError(f"{name!r} stands twice")
-            methods[name] = {} if body is None else body
-        return methods
-
-    @property
-    def compares(self) -> bool:
-        """Whether documents are compared with each other."""
-        return bool(self.url or self.exact or self.minhash)
-
-    @property
-    def cuts(self) -> bool:
-        """Whether repeated lines or paragraphs are cut."""
-        return bool(self.lines or self.paragraphs)
-
-
-class Recipe(_Part):
+class Recipe(Options):
     """Everything that decides what a run makes of its inputs. Load one with `load_recipe`."""
 
     name: str

@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.errors import RecipeError
-from pipeline.recipe import dialects, load_recipe, parse_bytes, parse_recipe, published_recipes
+from pipeline.options import parse_bytes
+from pipeline.recipe import dialects, load_recipe, parse_recipe, published_recipes
 
 
 def refusal(text: str) -> str:
@@ -110,3 +111,34 @@ def test_sizes(text: str, size: object) -> None:
             parse_bytes(text)
     else:
         assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    ("dedup", "expected"),
+    [
+        ("[exat]", "did you mean 'exact'"),
+        ("[exact, {minhash: {ngrams: 5}}]", "did you mean 'ngram'"),
+        ("[exact, exact]", "'exact' stands twice"),
+        ("[{minhash: {bands: 4}}]", "bands and rows together"),
+        ("[{minhash: {target: 0.8, bands: 2, rows: 3}}]", "not both"),
+        ("[{minhash: {bands: 9, rows: 13, hashes: 100}}]", "need 117 hashes"),
+        ("[{minhash: {scope: weekly}}]", "dedup.minhash.scope"),
+        ("[{minhash: {verify: 75}}]", "dedup.minhash.verify"),
+        ("[{lines: {max_copies: 0}}]", "dedup.lines.max_copies"),
+        ("[{prefer: [best]}]", "dedup.prefer"),
+        ("[[exact]]", "an entry is a method"),
+        ("exact", "dedup"),
+    ],
+)
+def test_bad_dedup_says_what_is_wrong(dedup: str, expected: str) -> None:
+    message = refusal(f"name: x\ndedup: {dedup}\n")
+    assert expected in message and "line 2" in message
+
+
+def test_dedup_methods_and_their_bands() -> None:
+    recipe = parse_recipe("name: x\ndedup:\n  - url\n  - minhash: {target: 0.8}\n  - upsample: {1: 1, 10: 2.5}\n")
+    assert recipe.dedup.url and not recipe.dedup.exact and not recipe.dedup.cuts and recipe.dedup.compares
+    hashes, bands, rows = recipe.dedup.minhash.banding()
+    assert hashes == 112 and bands * rows <= 112 and 0.75 < (1 / bands) ** (1 / rows) < 0.85
+    assert parse_recipe("name: x\ndedup: [minhash]\n").dedup.minhash.banding() == (112, 14, 8)
+    assert type(recipe).model_validate(recipe.model_dump(mode="json")).digest == recipe.digest

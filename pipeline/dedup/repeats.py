@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dedup.normalise import Lines, lines
-from pipeline.recipe import Dedup
+from pipeline.dedup.options import Dedup
 from pipeline.tables import EDITS
 
 LINES, PARAGRAPHS = 0, 1

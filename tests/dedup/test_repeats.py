@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.dedup.addresses import address_number, canonical_url
 from pipeline.dedup.normalise import text_hashes
+from pipeline.dedup.options import Dedup
 from pipeline.dedup.repeats import cut_spans, occurrences, repeated
 from pipeline.edits import apply_edits
-from pipeline.recipe import Dedup
 
 
 def pages(
