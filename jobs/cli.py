@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -239,6 +240,9 @@ def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | N
         facts.append(("near-duplicates", f"{row['cluster_size']:,} pages in cluster {row['cluster']}"))
     if row["similarity"] is not None and row["duplicate_of"]:
         facts.append(("similarity", f"{row['similarity']:.3f} to the page that is kept of the cluster"))
+    if row["pii"]:
+        kinds = Counter(hit["kind"] for hit in row["pii"])
+        facts.append(("masked", ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))))
     if row["outcome"] == "kept":
         facts.append(("written to", f"curated/shard-{row['shard']:05d}.parquet, row {row['row']}"))
     width = max(len(name) for name, _ in facts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from jobs.curate import STAGE, outcome_counts
 from jobs.runs import Run
-from pipeline.curation import NOTHING_LEFT, SAME_RECORD
+from pipeline.curation import NOTHING_LEFT, SAME_RECORD, TOO_PERSONAL
 from pipeline.rules import bounds
 
 _BEFORE_RULES = (
@@ -20,7 +20,7 @@ _BEFORE_RULES = (
     "gates.script",
 )
 
-_AFTER_RULES = (NOTHING_LEFT, "dedup.url", "dedup.exact", "dedup.minhash", SAME_RECORD)
+_AFTER_RULES = (NOTHING_LEFT, "dedup.url", "dedup.exact", "dedup.minhash", TOO_PERSONAL, SAME_RECORD)
 
 
 @dataclass(frozen=True)

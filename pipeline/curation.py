@@ -4,17 +4,22 @@
 the rows of all parts were brought together by id: only there can it be seen that a record was archived twice.
 """
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.edits import apply_edits
+from pipeline.masking import Masked, mask
 from pipeline.recipe import Recipe
 from pipeline.rules import hits
 from pipeline.signals.base import field
 from pipeline.tables import CURATED, DOCUMENTS, DUPLICATES, RECORDS, Outcome
 
 _BESIDE_TEXT = [column for column in DOCUMENTS if column.name not in ("doc_id", "text")]
+
+PERSONAL = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
 
 _DECISION = [
     field("n_chars", pa.int32(), "length of the text as extracted", "characters"),
@@ -23,6 +28,7 @@ _DECISION = [
     field("similarity", pa.float32(), "similarity to the page that is kept of its near-duplicate cluster", "0..1"),
     field("cluster", pa.string(), "id of its near-duplicate cluster; null where it is in none", "hex"),
     field("cluster_size", pa.int32(), "pages of that cluster; null for a page that was not compared"),
+    field("pii", PERSONAL, "what was masked as personal data: kind, and place in the extracted text; never the value"),
     field("upsample", pa.float32(), "weight by the recipe's curve over cluster_size; null unless kept"),
     field("shard", pa.int32(), "curated shard that holds the page; null unless kept"),
     field("row", pa.int32(), "row in that shard; null unless kept"),
@@ -36,6 +42,9 @@ _TEXT = [
 
 NOTHING_LEFT = "dedup.nothing_left"
 """Reason of a page that held nothing but lines that are cut as repeated."""
+
+TOO_PERSONAL = "pii.max_hits"
+"""Reason of a page that holds more personal data than the recipe allows."""
 
 SAME_RECORD = "same_record"
 """Reason of a record that was read before under the same id: the same capture, archived twice."""
@@ -63,7 +72,7 @@ def broken_rules(documents: pa.Table, signals: pa.Table, recipe: Recipe) -> list
 
 def kept_rows(documents: pa.Table, signals: pa.Table, recipe: Recipe) -> np.ndarray:
     """Which documents break no rule on their text, before duplicates are looked for."""
-    return np.array([not rules for rules in broken_rules(documents, signals, recipe)], dtype=bool)
+    return _unbroken(broken_rules(documents, signals, recipe))
 
 
 def decide(
@@ -86,17 +95,22 @@ def decide(
         raise ValueError("documents or signals do not belong to these records")
     broken = broken_rules(documents, signals, recipe)
     compared = _compared(documents.column("doc_id"), duplicates)
-    kept = np.array([not rules for rules in broken], dtype=bool)
-    texts = _edited(documents, edits, kept)
+    for i, removed in enumerate(compared.column("removed_by").to_pylist()):
+        if removed is not None:
+            broken[i] = (f"dedup.{removed}",)
+    kept = _unbroken(broken)
+    masked = _masked(documents, kept, recipe)
+    personal = _personal(documents.column("doc_id"), masked.found)
+    texts = _edited(documents, pa.concat_tables([edits, masked.edits]), kept)
     n_words = _word_count(texts)
-    removed = compared.column("removed_by").to_pylist()
-    empty = pc.equal(n_words, 0).to_pylist()
-    for i in np.flatnonzero(kept):
-        if recipe.dedup.cuts and empty[i]:
+    if recipe.dedup.cuts:
+        for i in np.flatnonzero(kept & (n_words.fill_null(1).to_numpy() == 0)).tolist():
             broken[i] = (NOTHING_LEFT,)
-        elif removed[i] is not None:
-            broken[i] = (f"dedup.{removed[i]}",)
-    kept = np.array([not rules for rules in broken], dtype=bool)
+    if recipe.pii.max_hits is not None:
+        counts = pc.list_value_length(personal).to_numpy()
+        for i in np.flatnonzero(kept & (counts > recipe.pii.max_hits)).tolist():
+            broken[i] = (*broken[i], TOO_PERSONAL)
+    kept = _unbroken(broken)
     texts = pc.if_else(pa.array(kept), texts, pa.scalar(None, pa.string()))
     position = np.where(undecided, np.cumsum(undecided) - 1, -1)
     into_documents = pa.array(position, mask=~undecided)
@@ -104,7 +118,7 @@ def decide(
     outcome = records.column("outcome").to_pylist()
     reason = records.column("reason").to_pylist()
     rule_hits = records.column("gate_hits").to_pylist()
-    for i in np.flatnonzero(undecided):
+    for i in np.flatnonzero(undecided).tolist():
         rules = broken[position[i]]
         outcome[i] = Outcome.DROPPED if rules else Outcome.KEPT
         reason[i] = rules[0] if rules else None
@@ -122,6 +136,7 @@ def decide(
         "rule_hits": pa.array([h or [] for h in rule_hits], pa.list_(pa.string())),
         "shard": pa.array(shards, pa.int32()),
         "row": pa.nulls(records.num_rows, pa.int32()),
+        "pii": personal.take(into_documents),
         "upsample": _upsampled(compared.column("cluster_size"), kept, recipe).take(into_documents),
         "text": texts.take(into_documents),
         "n_words": pc.if_else(pa.array(kept), n_words, None).take(into_documents),
@@ -129,6 +144,25 @@ def decide(
     }
     schema = decided_schema(signals.schema)
     return pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema)
+
+
+def _unbroken(broken: list[tuple[str, ...]]) -> np.ndarray:
+    return np.array([not rules for rules in broken], dtype=bool)
+
+
+def _masked(documents: pa.Table, kept: np.ndarray, recipe: Recipe) -> Masked:
+    """What is to be masked in the documents that are kept."""
+    chosen = documents.filter(pa.array(kept)).combine_chunks()
+    texts, languages = (chosen.column(name).combine_chunks() for name in ("text", "language"))
+    return mask(texts, chosen.column("doc_id").to_pylist(), languages, recipe.pii)
+
+
+def _personal(doc_ids: pa.ChunkedArray, found: pa.Table) -> pa.Array:
+    """For each document the kinds and places of what is masked in it."""
+    held: dict[str, list[dict[str, Any]]] = {}
+    for row in found.to_pylist():
+        held.setdefault(row.pop("doc_id"), []).append(row)
+    return pa.array([held.get(doc_id, []) for doc_id in doc_ids.to_pylist()], PERSONAL)
 
 
 def _compared(doc_ids: pa.ChunkedArray, duplicates: pa.Table | None) -> pa.Table:

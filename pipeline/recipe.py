@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_v
 
 from pipeline.dedup.options import Dedup
 from pipeline.errors import RecipeError
+from pipeline.masking import Masking
 from pipeline.options import Options, Share, Size
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -177,6 +178,7 @@ class Recipe(Options):
     extraction: Extraction = Extraction()
     rules: dict[str, RuleGroup] = Field(default_factory=dict)
     dedup: Dedup = Dedup()
+    pii: Masking = Masking()
     output: Output = Output()
 
     def groups(self) -> Iterator[tuple[str, Dialect]]:
@@ -213,7 +215,8 @@ class Recipe(Options):
         """Digest of the whole recipe with dialects and word lists resolved: equal digests decide alike."""
         rules = {name: dialect.model_dump() for name, dialect in self.groups()}
         body = self.model_dump(exclude={"name", "description", "rules", "inputs"})
-        return _digest({**body, "rules": rules, "extracting": self.extracting})
+        key = self.pii.fingerprint()
+        return _digest({**body, "rules": rules, "extracting": self.extracting, "pii_key": key})
 
 
 def _digest(value: Any) -> str:
@@ -304,6 +307,7 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
         raise RecipeError(f"{where}: {error}") from error
     _check_signals(recipe, node, where)
     _file_digests(recipe.gates.url)
+    recipe.pii.fingerprint()
     return recipe
 
 

@@ -78,6 +78,15 @@ EDITS = pa.schema(
     ]
 )
 
+PII = pa.schema(
+    [
+        field("doc_id", pa.string(), "key into records", "hex"),
+        field("start", pa.int32(), "first character of what was found", "characters of the extracted text"),
+        field("end", pa.int32(), "one past its last character", "characters of the extracted text"),
+        field("kind", pa.string(), "kind of personal data, such as EMAIL_ADDRESS; never the value"),
+    ]
+)
+
 INPUTS = pa.schema(
     [
         field("warc_file", pa.string(), "input file as it was named to the run"),
