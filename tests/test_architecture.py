@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,29 @@ def test_no_file_needs_minutes_of_scrolling() -> None:
         for path in (ROOT / package).rglob("*.py"):
             if path.name != ONE_KERNEL:
                 assert len(path.read_text(encoding="utf-8").splitlines()) <= 600, path
+
+
+IMPORT_EACH_FIRST = """
+import importlib, os, sys
+import numba, numpy, pyarrow, pydantic, typer  # what most of them need, once
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            print(name, error, file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(1)
+"""
+
+
+def test_every_module_can_be_the_first_that_is_imported() -> None:
+    """Circles of imports work or fail by where one enters them, and Spark's workers enter anywhere."""
+    paths = [path for package in ("pipeline", "jobs") for path in sorted((ROOT / package).rglob("*.py"))]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    command = [sys.executable, "-c", IMPORT_EACH_FIRST, *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr

@@ -1,10 +1,14 @@
 """Text to columns of numbers: statistics, language, addresses."""
 
+from __future__ import annotations
+
 from functools import cache
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline.recipe import Recipe
+if TYPE_CHECKING:  # a recipe's parts import signals, so that at run time this must not import recipes
+    from pipeline.recipe import Recipe
 
 
 @cache
