@@ -66,10 +66,18 @@ LEFT_OUT = {
 
 UNLABELLED = {
     "standard:1": [Hit(19, 30, "US_SSN")],
+    "standard:2": [Hit(98, 140, "CRYPTO")],
+    "standard:11": [Hit(70, 112, "CRYPTO")],
+    "standard:32": [Hit(77, 119, "CRYPTO")],
     "standard:52": [Hit(69, 84, "CREDIT_CARD")],
+    "standard:57": [Hit(29, 71, "CRYPTO")],
+    "standard:70": [Hit(223, 265, "CRYPTO")],
+    "standard:86": [Hit(177, 219, "CRYPTO")],
     "standard:100": [Hit(81, 92, "US_SSN")],
     "standard:113": [Hit(233, 244, "US_SSN")],
     "standard:160": [Hit(77, 86, "US_SSN")],
+    "standard:172": [Hit(221, 263, "CRYPTO")],
+    "standard:184": [Hit(337, 345, "PHONE_NUMBER")],
     "standard:188": [Hit(101, 115, "IP_ADDRESS")],
     "standard:189": [Hit(71, 85, "IP_ADDRESS"), Hit(114, 128, "IP_ADDRESS")],
     "standard:192": [Hit(72, 85, "IP_ADDRESS")],
@@ -89,7 +97,8 @@ UNLABELLED = {
     "standard:221": [Hit(35, 47, "IP_ADDRESS"), Hit(52, 66, "IP_ADDRESS")],
 }
 """PII that the labelled sets forgot, among what any contender finds there, read one by one: addresses (of machines) in
-texts whose other values are labelled, tax numbers of persons, which in the US are SSNs, a card, one SSN given twice.
+texts whose other values are labelled, wallets, tax numbers of persons, which in the US are SSNs, a card, a telephone, one
+SSN given twice.
 Passport, licence, account and device numbers of nine or fifteen digits are none of our kinds, and not here."""
 
 UNSOUND = {
@@ -293,6 +302,8 @@ MAILBOXES = {
     "plain": "{f}.{l}@{h}.{d}",
     "short": "{f}{n}@{h}.{d}",
     "plus tag, subdomain": "{f}+news{n}@mail.{h}.{d}",
+    "zero width inside": "{f}.{l}\u200b@{h}.{d}",
+    "wide @": "{f}.{l}\uff20{h}.{d}",
     "[at] [dot]": "{f}.{l} [at] {h} [dot] {t}",
     "(at) and dots": "{f}.{l} (at) {h}.{t}",
     "at, dot in words": "{f} at {h} dot {t}",
@@ -309,6 +320,8 @@ US_PHONES = {
     "a b c": "{a} {b} {c}",
     "abc": "{a}{b}{c}",
     "a/b-c": "{a}/{b}-{c}",
+    "a‑b‑c, U+2011": "{a}\u2011{b}\u2011{c}",
+    "(a) b–c, en dash": "({a}) {b}\u2013{c}",
     "1-a-b-c": "1-{a}-{b}-{c}",
     "+1 (a) b-c": "+1 ({a}) {b}-{c}",
     "+1abc": "+1{a}{b}{c}",
