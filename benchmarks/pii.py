@@ -11,7 +11,8 @@ only look like PII. `--inspect` prints what would be masked in the sample crawl,
 written to a file. Texts are named by set and row (from 0), values are not shown.
 
 on others: false positives on labels of other types. forgotten: false positives that are PII which the set did not
-label. Reviewed labels have those too and lack three labels that are not what they say (`pii_texts.py` lists both).
+label. Reviewed labels have those too and lack three labels that are not what they say (`pii_texts.py` lists both); what is
+reviewed is what any contender found, so recall of CRYPTO, which has no other labels, says nothing there.
 """
 
 import argparse
