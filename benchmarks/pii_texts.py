@@ -285,6 +285,12 @@ def luhn(number: str) -> bool:
 
 
 PLAIN = ("Write to {} before Friday.", "{}", "Maria keeps the list; {}, second floor", "Details: {}\nThank you.")
+ARCHIVE = (
+    "Maria Hartwell {}\nThu Jul 2 03:41:10 PDT 2015",
+    "On Mon, Jul 6, 2015 at 3:29 PM, Maria Hartwell <{}> wrote:",
+    "> From: users [mailto:{}] On behalf of Maria",
+    "> users mailing list\n> {}\n> http://lists.example.org/",
+)
 CALL = ("Call {} for details.", "Lena Novak, {}", "Fax: {}\nRoom 4", "The office ({}) opens at nine.")
 NATIONAL = {
     "de": ("Sie erreichen uns unter {} von Montag bis Freitag.", "Telefon: {}\nStuttgart", "Praxis am Markt, {}"),
@@ -403,6 +409,9 @@ LOOK_ALIKES = {
     "code with @": "@app.route('/x')\nnpm i @{host}/core@2.{<9}.0 logo@2x.png @media print user@host:~$",
     "C++, clocks": "std::vector::{last} a::b::c at 12:{2d}:{2d} dead::beef() Foo::Bad::add",
     "at and dot in prose": "We met at noon dot the i, looked at {host} dot by dot; she stood at the dot on the map.",
+    "at a host in prose": "Read it at {host}.com or look at {host}.org; it is hosted at {host}.io, with a copy at {host}.net.",
+    "message ids, paths": "cid:image1.jpg@01D4{4d}.784AC380 mid:CA{8h}Z_{6h}@mail.{host}.com, extensions/x@{host}.org/chrome",
+    "call and docket numbers": "Call Number SFB-{8d}. Contact us: 101-{4d} Welch St. Petition #: 09-{5d}, number 0540-{7d}",
     "handles": "Follow @{first}_{last} and u/{last}{<99}, $PATH, #{6d}",
     "URLs with digits": "https://shop.test/p/{10d}?id={3d}-{3d}-{4d}&t=17{8d}",
     "already masked": "<EMAIL_ADDRESS> email@example.com, firstname.lastname@example.org |||PHONE_NUMBER||| 22.214.171.124",
@@ -436,6 +445,7 @@ def made(per_form: int, seed: int) -> list[Made]:
 
     for form, shape in MAILBOXES.items():
         add("EMAIL_ADDRESS", form, lambda shape=shape: draw.mailbox(shape))
+    add("EMAIL_ADDRESS", "at, in a list's archive", lambda: draw.mailbox("{f}.{l} at {h}.{d}"), ARCHIVE)
     for form, shape in US_PHONES.items():
         add("PHONE_NUMBER", f"US {form}", lambda shape=shape: draw.nanp(shape), CALL)
     for region, shape in ABROAD.items():
