@@ -41,7 +41,10 @@ FOUND = [
     ("EMAIL_ADDRESS", "ada{at}engine.org", "Mail {} please"),
     ("EMAIL_ADDRESS", "ada@engine(dot)org", "Mail {} please"),
     ("EMAIL_ADDRESS", "ada @ engine.org", "Mail {} please"),
+    ("EMAIL_ADDRESS", "ada@difference-<wbr>engine.org", "Mail {} please"),
+    ("EMAIL_ADDRESS", "ada(@)engine.org", "Mail {} please"),
     ("PHONE_NUMBER", "(212) 555-0143", "{}"),
+    ("PHONE_NUMBER", "800-555-0143", "Until five, Pacific Time.\nProvider Services\n{}"),
     ("PHONE_NUMBER", "212-555-0143", "Ada Lovelace, {}"),
     ("PHONE_NUMBER", "212.555.0143", "Ada Lovelace, {}"),
     ("PHONE_NUMBER", "212 555 0143", "Ada Lovelace, {}\n"),
@@ -56,6 +59,7 @@ FOUND = [
     ("PHONE_NUMBER", "２１２-５５５-０１４３", "Fax {}"),
     ("IP_ADDRESS", "81.2.69.142", "The request came from {}."),
     ("IP_ADDRESS", "81.2.69.142", "http://{}:8080/"),
+    ("IP_ADDRESS", "81.2.69.142", r"Address\tRoute\n{}\tdirect"),
     ("IP_ADDRESS", "2a02:26f0:1c:2::1f2e", "Connected to {} today"),
     ("IP_ADDRESS", "2a02:26f0:1c:2:aaaa:bbbb:cccc:1f2e", "{}"),
     ("CREDIT_CARD", "4111 1111 1111 1111", "Visa {} thanks"),
@@ -126,7 +130,9 @@ NOT_FOUND = [
     "|||EMAIL_ADDRESS||| <PHONE_NUMBER> email@example.com firstname.lastname@example.org [email protected]",
     "22.214.171.124 and 126.96.36.199 and 8.8.8.8",
     "ada@example.org, ada@mail.example.com, ada@engine.test, ada@localhost",
-    "info@engine.org, Support@engine.org, webmaster@engine.org",
+    "info@engine.org, Support@engine.org, webmaster@engine.org, sales-uk@engine.org",
+    "engines-users@lists.engine.org, engines@googlegroups.com",
+    "you@engine.org, firstname.lastname@engine.org, <CAO-x0YejNYY07NJ0=nVpsWRDw@mail.gmail.com>",
     "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
     "",
 ]
@@ -138,7 +144,8 @@ def test_leaves_what_only_looks_like_it(text):
 
 
 def test_role_addresses_by_option():
-    assert values("info@engine.org", role_addresses=True) == [("EMAIL_ADDRESS", "info@engine.org")]
+    for address in ("info@engine.org", "engines@lists.engine.org"):
+        assert values(address, role_addresses=True) == [("EMAIL_ADDRESS", address)]
 
 
 @pytest.mark.parametrize("unseen", ["\u200b", "\u200d", "\ufeff", "\u00ad", "\u2060", "\u202e"])

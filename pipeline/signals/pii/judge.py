@@ -125,12 +125,21 @@ def _hosts(host: str) -> Iterator[str]:
 
 
 def _is_personal(local: str, host: str, role_addresses: bool) -> bool:
-    host = host.lower()
-    if host.rpartition(".")[2] in words()["documentation_suffixes"]:
+    local, host, known = local.lower(), host.lower(), words()
+    if host.rpartition(".")[2] in known["documentation_suffixes"] or local in known["placeholders"]:
         return False
-    if any(host == name or host.endswith("." + name) for name in words()["documentation_domains"]):
+    if any(host == name or host.endswith("." + name) for name in known["documentation_domains"]):
         return False
-    return role_addresses or local.lower() not in words()["role_addresses"]
+    if host in known["message_id_hosts"]:
+        return False
+    if role_addresses:
+        return True
+    if local in known["role_addresses"] or _PARTS.split(local, 1)[0] in known["role_prefixes"]:
+        return False
+    return host not in known["list_hosts"] and host.partition(".")[0] not in known["list_hosts"]
+
+
+_PARTS = re.compile(r"[._+-]")
 
 
 # Tokens
@@ -218,11 +227,11 @@ def _is_version(text: str, address: str, start: int, first: int, context: _Conte
     before = text[max(first, start - 2) : start]
     if before.endswith(("/", "_", "-", "§")) and before[:1].isalpha():
         return True
-    said = context.last("version_words")
-    named = context.last("ip_words")
+    said, named = context.last("version_words"), context.last("ip_words")
+    small = max(map(int, address.split("."))) < 40  # the parts of versions are; those of addresses rarely
     if said > named and said > len(context.before) - 20:
-        return True
-    return named < 0 and max(map(int, address.split("."))) < 40
+        return small or named < 0
+    return small and named < 0
 
 
 def _ssns(text: str, start: int, end: int, context: _Context) -> Found:
@@ -259,7 +268,9 @@ _NANP = re.compile(
     r"(?<!\d)(?<!\d[-.])(?:(?:\+?1|001)[-. ]{0,3})?(?:\(\s?[2-9]\d\d\s?\)[-. /]{0,3}|[2-9]\d\d(?:\s?[-./]\s?|\s))"
     r"[2-9]\d\d(?:\s?[-./]\s?|\s)\d{4}(?!\d)"
 )
-_CUT = re.compile(r" [-/] |/ |(?<=\d{3}) /|/(?=\d{3}.*\d{4})|  +|\) ?\(|(?<=\d{4})\) (?=\d)|(?<=\d{7}) (?=\d{7})")
+_CUT = re.compile(
+    r" [-/] |/(?=\d\d?(?!\d))|/ |(?<=\d{3}) /|/(?=\d{3}.*\d{4})|  +|\) ?\(|(?<=\d{4})\) (?=\d)|(?<=\d{7}) (?=\d{7})"
+)
 _SIGN = re.compile(r"[-./ ]")
 _GROUPS = re.compile(r"\d+")
 
@@ -275,6 +286,8 @@ def _phones(text: str, start: int, end: int, first: int, last: int, language: st
     between = context.before[said:]
     near = said >= 0 and between.count("\n") <= 2 and len(between.split()) <= 5
     named = (near and said >= other) or (other < 0 and behind)
+    if other >= 0 and ("\n" in context.before[other:] or len(context.before[other:].split()) > 4):
+        other = -1
     while start > first and end - start < k.MAX_NUMBER + 4 and text[start - 1] in "(+":
         start -= 1
     if other > said and text[start] != "+" and not behind:

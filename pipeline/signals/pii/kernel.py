@@ -74,6 +74,18 @@ def is_close(form):
 
 
 @inlined
+def is_break(data, i):
+    """Whether <wbr> stands at byte i: pages cut long addresses with it, and texts quote their source."""
+    one = U64(1)
+    return (
+        data[i + one] | 32 == 119
+        and data[i + U64(2)] | 32 == 98
+        and data[i + U64(3)] | 32 == 114
+        and data[i + U64(4)] == 62
+    )
+
+
+@inlined
 def longest_text(offsets, first):
     """Bytes of the longest text from `first` on."""
     longest = np.int64(0)
@@ -94,7 +106,10 @@ def unfold(data, i, end, folds, chars, forms, places):
     end = U64(end)
     while i < end:
         c = U32(data[i])
-        if c < 0x80:
+        if c == 60 and end - i >= 5 and is_break(data, i):
+            i += U64(5)
+            place += 4
+        elif c < 0x80:
             chars[n] = c
             forms[n] = c
             places[n] = place
@@ -150,14 +165,14 @@ def date_like(forms, i, end):
     third = 0
     groups = 0
     inside = False
-    year = False
+    years = 0
     for j in range(i, end):
         if CLASS[forms[j]] & IS_DIGIT:
             if not inside:
                 groups += 1
                 if j + 4 <= end:
                     century = (forms[j] - 48) * 10 + forms[j + 1] - 48
-                    year |= 14 < century < 22
+                    years += 14 < century < 22
             inside = True
             first += groups == 1
             second += groups == 2
@@ -165,8 +180,8 @@ def date_like(forms, i, end):
         else:
             inside = False
     if groups == 2:
-        return first == 4 and second == 4 and year
-    if groups != 3 or not year:
+        return first == 4 and second == 4 and years == 2
+    if groups != 3 or not years:
         return False
     return (first == 4 and second <= 2 and third <= 2) or (first <= 2 and second <= 2 and third == 4)
 

@@ -70,7 +70,7 @@ class Email(EmailRecognizer):
         return has_suffix(pattern_text.rpartition("@")[2].lower())
 
 
-_AT = r"(?:\s?[\[({<]\s?at\s?[\])}>]\s?|\s+at\s+|_at_|\s?@\s?)"
+_AT = r"(?:\s?[\[({<]\s?(?:at|@)\s?[\])}>]\s?|\s+at\s+|_at_|\s?@\s?)"
 _DOT = r"(?:\s?[\[({<]\s?dot\s?[\])}>]\s?|\s+dot\s+|_dot_|\.)"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 
@@ -100,7 +100,7 @@ class HiddenEmail(PatternRecognizer):
 
 _SPELT = re.compile(r"[\[({<]\s?(?:at|dot)\s?[\])}>]|\sdot\s|_at_|@", re.IGNORECASE)
 _MARKED = re.compile(r"[\[({<]\s?at\s?[\])}>]|_at_|@", re.IGNORECASE)
-_PLAIN_AT = re.compile(r"\s*[\[({<]\s?at\s?[\])}>]\s*|\s+at\s+|_at_|\s*@\s*", re.IGNORECASE)
+_PLAIN_AT = re.compile(r"\s*[\[({<]\s?(?:at|@)\s?[\])}>]\s*|\s+at\s+|_at_|\s*@\s*", re.IGNORECASE)
 _PLAIN_DOT = re.compile(r"\s*[\[({<]\s?dot\s?[\])}>]\s*|\s+dot\s+|_dot_", re.IGNORECASE)
 
 
@@ -162,7 +162,7 @@ class NamedKey(PatternRecognizer):
             or not any(sign.isdigit() for sign in signs)
             or not any(sign.isalpha() for sign in signs)
             or "://" in pattern_text
-            or "xxxx" in pattern_text.lower()
+            or any(filling in pattern_text.lower() for filling in ("xxxx", "123456789", "abcdefgh"))
         )
 
 
