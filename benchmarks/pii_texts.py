@@ -409,7 +409,7 @@ LOOK_ALIKES = {
     "code with @": "@app.route('/x')\nnpm i @{host}/core@2.{<9}.0 logo@2x.png @media print user@host:~$",
     "C++, clocks": "std::vector::{last} a::b::c at 12:{2d}:{2d} dead::beef() Foo::Bad::add",
     "at and dot in prose": "We met at noon dot the i, looked at {host} dot by dot; she stood at the dot on the map.",
-    "at a host in prose": "Read it at {host}.com or look at {host}.org; it is hosted at {host}.io, with a copy at {host}.net.",
+    "at a host in prose": "Read it at {host}.com, look at {host}.org; it is hosted at {host}.io, with a copy at {host}.net.",
     "message ids, paths": "cid:image1.jpg@01D4{4d}.784AC380 mid:CA{8h}Z_{6h}@mail.{host}.com, extensions/x@{host}.org/chrome",
     "call and docket numbers": "Call Number SFB-{8d}. Contact us: 101-{4d} Welch St. Petition #: 09-{5d}, number 0540-{7d}",
     "handles": "Follow @{first}_{last} and u/{last}{<99}, $PATH, #{6d}",
