@@ -7,6 +7,7 @@ from presidio_analyzer.predefined_recognizers import IbanRecognizer, IpRecognize
 
 from pipeline.signals.pii import kernel as k
 from pipeline.signals.pii.recognizers import (
+    ArchivedEmail,
     Card,
     Credentials,
     Email,
@@ -51,9 +52,9 @@ def judge(
     if sort == k.NUMBER:
         yield from _number(text, start, end, first, last, language, kinds)
     elif sort == k.EMAIL:
-        yield from _email(text, start, end, role_addresses)
+        yield from _email(text, start, end, first, role_addresses)
     elif sort == k.HIDDEN_EMAIL:
-        for a, b, score in analyse(HiddenEmail, text[start:end]):
+        for a, b, score in (*analyse(HiddenEmail, text[start:end]), *analyse(ArchivedEmail, text[start:end])):
             local, _, host = plain_address(text[start + a : start + b]).partition("@")
             if _is_personal(local, host, role_addresses):
                 yield start + a, start + b, "EMAIL_ADDRESS", score
@@ -89,7 +90,11 @@ _DENSE_AFTER = re.compile(r"(?<=\.[a-z][a-z])([a-z]*)[\u2e80-\U0003ffff].*$", re
 _GLUED = re.compile(r"([a-z]{2,4})(?=[A-Z])")
 
 
-def _email(text: str, start: int, end: int, role_addresses: bool) -> Found:
+# What stands before ids of messages and their parts.
+_ID = re.compile(r"(?:\b[cm]id:|message-id:?|in-reply-to:?|references:?)[\s<]*$", re.IGNORECASE)
+
+
+def _email(text: str, start: int, end: int, first: int, role_addresses: bool) -> Found:
     address = text[start:end].rstrip(".-")
     local, _, host = address.partition("@")
     if cut := _LEADING.match(local):
@@ -100,7 +105,9 @@ def _email(text: str, start: int, end: int, role_addresses: bool) -> Found:
         start += dense.end() if dense else 0
         local = local[dense.end() :] if dense else local
         host = _DENSE_AFTER.sub(r"\1", host)
-    if not local:
+    if not local or _ID.search(text, max(first, start - 24), start):
+        return
+    if text[start - 1 : start] == "/" and text[end : end + 1] == "/":  # part of a path
         return
     for name in _hosts(host):
         if not has_suffix(name.lower()):
@@ -189,9 +196,10 @@ class _Context:
 # With the length of its prefix where it is a network, no machine.
 _IPV4 = re.compile(r"(?<![\d.-])(\d{1,3}(?:\.\d{1,3}){3})(?![\w-]|\.\w)(/(?:[89]|[12]\d|30)(?!\d))?")
 _DATE = re.compile(r"(?<!\d)(?:(?:19|20)\d\d([-./])\d\d?\1\d\d?|\d\d?([-./])\d\d?\2(?:19|20)\d\d)(?!\d)")
-# Spans of years, ZIP+4 codes, decimal numbers, hours from and to, cases by year, seconds since 1970.
+# No local numbers of North America (by their first digit), spans of years, ZIP+4 codes, decimal numbers, hours from and
+# to, cases by year, seconds since 1970.
 _NO_PHONE = re.compile(
-    r"(?:1[5-9]|20)\d\d ?[-/]? ?(?:1[5-9]|20)\d\d|\d{5}-\d{4}|(?!\d{3}\.\d{4}$)\d+\.\d+|"
+    r"[01]\d\d[-. ]\d{4}|(?:1[5-9]|20)\d\d ?[-/]? ?(?:1[5-9]|20)\d\d|\d{5}-\d{4}|(?!\d{3}\.\d{4}$)\d+\.\d+|"
     r"(?:[01]?\d|2[0-4])[. ][0-5]\d ?- ?(?:[01]?\d|2[0-4])[. ][0-5]\d|(?:19|20)\d\d-\d{1,5}|\d\d-(?:\d\d-)?\d{5}|1[3-7]\d{8}"
 )
 _DIGIT_NEXT = re.compile(r" \d")
@@ -347,7 +355,7 @@ def _phone(
         return None
     if before[-1:] == "/" and before[0].isalnum():  # the end of a URL, or a program's version
         return None
-    if before[-1:] in ("-", ".", "_") and before[0].isalnum() and not (named and before[0].isalpha()):
+    if before[-1:] in ("-", ".", "_") and before[0].isalnum():
         return None
     following = text[end : min(last, end + 3)]
     if _NOT_BEHIND.match(following):

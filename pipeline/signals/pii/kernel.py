@@ -329,6 +329,17 @@ def find_row(forms, n, countries, sorts, starts, ends):
             second = forms[i + 1] | 32
             third = forms[i + 2] | 32
             bracket = form != 32
+            if form == 32 and forms[i + 1] == 97 and forms[i + 2] == 116 and forms[i + 3] == 32:  # at
+                b = i + 4
+                dotted = False
+                while b < n and b - i < MAX_DOMAIN and CLASS[forms[b]] & IS_DOMAIN:
+                    dotted |= forms[b] == 46 and CLASS[at(forms, b + 1, n)] & IS_ALPHA != 0
+                    b += 1
+                if dotted:
+                    sorts[count] = HIDDEN_EMAIL
+                    starts[count] = max(0, i - MAX_LOCAL)
+                    ends[count] = min(n, b + 16)
+                    count += 1
             if second == 100 and third == 111 and forms[i + 3] | 32 == 116 and is_close(at(forms, i + 4, n)):  # dot
                 sorts[count] = HIDDEN_EMAIL
                 starts[count] = max(0, i - MAX_LOCAL)

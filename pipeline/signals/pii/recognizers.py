@@ -98,6 +98,27 @@ class HiddenEmail(PatternRecognizer):
         return bool(_MARKED.search(pattern_text)) or host.lower().rpartition(".")[2] in words()["spelt_suffixes"]
 
 
+class ArchivedEmail(PatternRecognizer):
+    """Addresses as archives of mailing lists write them, "name at host.org": by what stands around them, because "at" is
+    a word, or by a name of two parts."""
+
+    def __init__(self) -> None:
+        host = rf" at {_LABEL}(?:\.{_LABEL}){{1,4}}"
+        address = rf"[A-Za-z0-9_][A-Za-z0-9._+-]{{0,62}}{host}"
+        parts = rf"(?<![\w.+-])[A-Za-z]{{2,20}}(?:[._]\w{{1,20}}){{0,2}}[._][a-z]{{2,20}}\d{{0,4}}{host}"
+        patterns = [
+            Pattern("in brackets", rf"(?:[<\[(]\s?|mailto:)\K{address}(?=\s?[>\])]|\s?\[mailto:)", 0.5),
+            Pattern("before a date", rf"(?<![\w.+-]){address}(?=\s*\n(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b)", 0.5),
+            Pattern("a quoted line", rf"\n(?:>\s?)+\K{address}(?=\s*\n)", 0.5),
+            Pattern("a name of parts", rf"{parts}(?![A-Za-z0-9])", 0.5),
+        ]
+        super().__init__(supported_entity="EMAIL_ADDRESS", patterns=patterns, global_regex_flags=0)
+
+    def validate_result(self, pattern_text: str) -> bool:
+        """Whether the host is a name below a public suffix."""
+        return has_suffix(pattern_text.rpartition(" at ")[2].lower())
+
+
 _SPELT = re.compile(r"[\[({<]\s?(?:at|dot)\s?[\])}>]|\sdot\s|_at_|@", re.IGNORECASE)
 _MARKED = re.compile(r"[\[({<]\s?at\s?[\])}>]|_at_|@", re.IGNORECASE)
 _PLAIN_AT = re.compile(r"\s*[\[({<]\s?(?:at|@)\s?[\])}>]\s*|\s+at\s+|_at_|\s*@\s*", re.IGNORECASE)
