@@ -161,6 +161,21 @@ def test_unseen_characters_hide_nothing(unseen):
         assert [found for _, found in values(f"日本 {hidden} ok")] == [hidden]
 
 
+def test_numbers_beside_numbers():
+    text = "Tel. 212-555-0143/800-555-0144, (212) 555-0145 (212) 555-0146\nFax 030/23125001/02 +49 30 23125003"
+    assert [value for _, value in values(text)] == [
+        "212-555-0143",
+        "800-555-0144",
+        "(212) 555-0145",
+        "(212) 555-0146",
+        "030/23125001",
+        "+49 30 23125003",
+    ]
+    assert values("from 81.2.69.142 to 81.2.69.143 - 81.2.69.144") == [
+        ("IP_ADDRESS", f"81.2.69.{i}") for i in (142, 143, 144)
+    ]
+
+
 def test_scripts_without_spaces_and_glued_words():
     assert values("联系ada@engine.org或者电话010-62675637。", "zh") == [
         ("EMAIL_ADDRESS", "ada@engine.org"),

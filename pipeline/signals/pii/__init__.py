@@ -41,8 +41,8 @@ class Detector:
 
     Args:
         kinds: of `KINDS` and `NAME_KINDS`. With one of the latter an NLP model reads every English text: milliseconds
-            a page instead of a fraction of one.
-        role_addresses: whether e-mail addresses of offices (info@, support@) are personal too.
+            a page instead of a fraction of one. It reads the first 100,000 characters.
+        role_addresses: whether e-mail addresses of offices (info@, support@) and of mailing lists count too.
 
     Raises ValueError for unknown kinds. Cheap to make and to pickle; Presidio is loaded when the first text has
     something to look at.

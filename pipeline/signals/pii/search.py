@@ -88,8 +88,7 @@ def _from_windows(
 ) -> Iterator[tuple[int, Hit]]:
     data, offsets = utf8(texts)
     longest = int(np.diff(offsets).max(initial=0))
-    room = max(ROOM, longest) + k.MAX_CANDIDATES
-    room = min(room, int(offsets[-1] - offsets[0]) + 2 * k.MAX_CANDIDATES) + longest
+    room = max(min(ROOM, int(offsets[-1] - offsets[0])), longest) + 2 * k.MAX_CANDIDATES
     text = np.empty(room, np.uint32)
     places = np.empty(room, np.int32)
     candidates = np.empty((4 * k.MAX_CANDIDATES, 6), np.int64)
