@@ -26,6 +26,9 @@ from pipeline.tables import DUPLICATES
 WORK = "dedup/work"
 """Where intermediate files of a resolution lie in the run folder; removed at its end."""
 
+PAIRS_AT_ONCE = 1 << 16
+"""Pairs of signatures laid side by side at a time: 60 MB."""
+
 LIVE, BY_ADDRESS, BY_TEXT = 0, 1, 2
 """What became of a page before near-duplicates are looked for."""
 
@@ -301,16 +304,18 @@ class Resolution:
 
     def _similarity(self, left: pa.Table, a: np.ndarray, right: pa.Table, b: np.ndarray) -> np.ndarray:
         """Similarity of the text of each a, sketched in `left`, and of each b, sketched in `right`."""
-        sides = []
-        for sketches, nodes in ((left, a), (right, b)):
-            at = np.searchsorted(column(sketches, "node"), nodes)
-            sides.append(sketches.column(self._measure).combine_chunks().take(pa.array(at)))
-        if self._measure == "signature":
-            return estimated_similarity(*(_matrix(side) for side in sides))
-        (one, other) = sides
-        return ngram_similarity(
-            one.values.to_numpy(), one.offsets.to_numpy(), other.values.to_numpy(), other.offsets.to_numpy()
-        )
+        places = (np.searchsorted(column(left, "node"), a), np.searchsorted(column(right, "node"), b))
+        one, other = (sketches.column(self._measure).combine_chunks() for sketches in (left, right))
+        if self._measure == "ngrams":
+            # The sets stay where they are: there may be far more pairs than texts.
+            sets = (one.values.to_numpy(), one.offsets.to_numpy(), other.values.to_numpy(), other.offsets.to_numpy())
+            return ngram_similarity(*sets, places)
+        signatures = (_matrix(one), _matrix(other))
+        found = np.empty(len(a), np.float32)
+        for start in range(0, len(a), PAIRS_AT_ONCE):
+            some = slice(start, start + PAIRS_AT_ONCE)
+            found[some] = estimated_similarity(signatures[0][places[0][some]], signatures[1][places[1][some]])
+        return found
 
     # Clusters: the best page of each, and what every page is to it.
 

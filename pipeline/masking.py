@@ -4,8 +4,10 @@ import hashlib
 import hmac
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -98,20 +100,41 @@ def mask(texts: pa.Array, ids: Sequence[str], languages: pa.Array | None, maskin
     key = masking.key() if masking.how == "hash" else b""
     known = {value for values in substitutes().values() for value in values}
     rows: list[tuple[str, int, int, str, str]] = []
-    text, at = "", -1
-    for hit in hits.to_pylist():
-        if hit["row"] != at:
-            at = hit["row"]
-            text = texts[at].as_py()
-        value = text[hit["start"] : hit["end"]]
-        if value not in known:
-            written = replacement(value, hit["kind"], masking.how, key)
-            rows.append((ids[at], hit["start"], hit["end"], hit["kind"], written))
-    doc, start, end, kind, written_as = (list(column) for column in zip(*rows, strict=True)) if rows else ([],) * 5
-    reasons = [f"pii.{name}" for name in kind]
-    return Masked(
-        pa.table([doc, start, end, written_as, reasons], schema=EDITS), pa.table([doc, start, end, kind], schema=PII)
-    )
+    for at, group in groupby(hits.to_pylist(), lambda hit: hit["row"]):
+        text = texts[at].as_py()
+        spans = [(hit["start"], hit["end"], hit["kind"]) for hit in group]
+        spans = [span for span in spans if text[span[0] : span[1]] not in known]
+        for start, end, kind in _wherever_they_stand(text, spans):
+            rows.append((ids[at], start, end, kind, replacement(text[start:end], kind, masking.how, key)))
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], [], []]
+    reasons = [f"pii.{kind}" for kind in columns[3]]
+    edits = pa.table([*columns[:3], columns[4], reasons], schema=EDITS)
+    return Masked(edits, pa.table(columns[:4], schema=PII))
+
+
+Span = tuple[int, int, str]
+
+
+def _wherever_they_stand(text: str, spans: list[Span]) -> list[Span]:
+    """The spans, and every other place at which one of their values stands: what was recognised once must not be read
+    elsewhere in the page, where its surroundings hid it."""
+    kinds = {text[start:end]: kind for start, end, kind in reversed(spans)}
+    taken = sorted(spans)
+    for value in sorted(kinds, key=lambda v: (-len(v), v)):
+        more = []
+        at = text.find(value)
+        while at >= 0:
+            if not any(start < at + len(value) and at < end for start, end, _ in _near(taken, at, at + len(value))):
+                more.append((at, at + len(value), kinds[value]))
+            at = text.find(value, at + len(value))
+        taken = sorted(taken + more)
+    return taken
+
+
+def _near(spans: list[Span], start: int, end: int) -> list[Span]:
+    """Of sorted spans that do not overlap, those that can overlap [start, end)."""
+    first = max(0, bisect_left(spans, (start, 0, "")) - 1)
+    return spans[first : bisect_left(spans, (end, 0, ""))]
 
 
 def replacement(value: str, kind: str, how: str, key: bytes = b"") -> str:

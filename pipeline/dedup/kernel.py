@@ -398,11 +398,11 @@ def compare_signatures(left, right, out):
 
 
 @compiled
-def compare_sets(left, left_at, right, right_at, out):
+def compare_sets(left, left_starts, left_ends, right, right_starts, right_ends, out):
     """The share of common members, pair by pair."""
     for r in range(len(out)):
-        i, i_end = left_at[r], left_at[r + 1]
-        j, j_end = right_at[r], right_at[r + 1]
+        i, i_end = left_starts[r], left_ends[r]
+        j, j_end = right_starts[r], right_ends[r]
         total = i_end - i + j_end - j
         common = 0
         while i < i_end and j < j_end:

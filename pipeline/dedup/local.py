@@ -267,21 +267,7 @@ def _ngrams(array: pa.Array, which: np.ndarray, hasher: MinHasher) -> Sketches:
 
 def _similarities(sketches: Sketches, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """float32: the Jaccard similarity of the n-grams of text `left[i]` and text `right[i]`."""
-    found = np.empty(len(left), np.float32)
-    counts = np.diff(sketches.offsets)
-    for batch in _batches(counts[left] + counts[right]):
-        sides = [_gathered(sketches, side[batch]) for side in (left, right)]
-        found[batch] = ngram_similarity(*sides[0], *sides[1])
-    return found
-
-
-def _gathered(sketches: Sketches, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """N-grams and offsets of some texts, one after another."""
-    starts = sketches.offsets[which]
-    sizes = sketches.offsets[which + 1] - starts
-    offsets = np.concatenate(([0], np.cumsum(sizes)))
-    places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], sizes)
-    return sketches.ngrams[places], offsets
+    return ngram_similarity(sketches.ngrams, sketches.offsets, sketches.ngrams, sketches.offsets, (left, right))
 
 
 def _best(group: np.ndarray, ranks: np.ndarray, of: np.ndarray, array: pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -123,18 +123,26 @@ def estimated_similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def ngram_similarity(
-    left_ngrams: np.ndarray, left_offsets: np.ndarray, right_ngrams: np.ndarray, right_offsets: np.ndarray
+    left_ngrams: np.ndarray,
+    left_offsets: np.ndarray,
+    right_ngrams: np.ndarray,
+    right_offsets: np.ndarray,
+    pairs: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """float32 [m]: the Jaccard similarity of the i-th set of n-grams with the i-th of the other side, 0 for two empty.
 
-    Sets are as in `Sketches`: sorted, distinct, one after another. Raises ValueError where the sides differ in length.
+    With `pairs` that of the sets `pairs[0][i]` and `pairs[1][i]`. Sets are as in `Sketches`: sorted, distinct, one after
+    another. Raises ValueError where the sides differ in length.
     """
-    if len(left_offsets) != len(right_offsets):
-        raise ValueError(f"{len(left_offsets) - 1} sets cannot be compared with {len(right_offsets) - 1}")
     sides = [read_only(np.ascontiguousarray(side, np.uint32)) for side in (left_ngrams, right_ngrams)]
-    places = [read_only(np.ascontiguousarray(side, np.int64)) for side in (left_offsets, right_offsets)]
-    out = np.empty(len(left_offsets) - 1, np.float32)
-    compare_sets(sides[0], places[0], sides[1], places[1], out)
+    places = []
+    for offsets, chosen in zip((left_offsets, right_offsets), pairs or (None, None), strict=True):
+        for ends in (offsets[:-1], offsets[1:]):
+            places.append(read_only(np.ascontiguousarray(ends if chosen is None else ends[chosen], np.int64)))
+    if len(places[0]) != len(places[2]):
+        raise ValueError(f"{len(places[0])} sets cannot be compared with {len(places[2])}")
+    out = np.empty(len(places[0]), np.float32)
+    compare_sets(sides[0], places[0], places[1], sides[1], places[2], places[3], out)
     return out
 
 
