@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from math import inf
 
 from presidio_analyzer.predefined_recognizers import IbanRecognizer, IpRecognizer
 
@@ -32,6 +33,8 @@ NEAR = 48
 """Characters before a number whose words say what it is."""
 BEHIND = 28
 """Characters after it."""
+FEW = 4
+"""Words that may stand between a number and what makes it something else."""
 
 _FIRST = re.compile(r"[^\w\n]{0,4}([^\W\d_]+)")
 _MASKED = re.compile(r"<[A-Z_]{5,20}>|\|{3}[A-Z_]{5,20}\|{3}")
@@ -167,7 +170,8 @@ def _token(text: str, start: int, end: int, first: int, last: int, kinds: frozen
 
 
 class _Context:
-    """Words before a number, in lower case, no further than a mask, and those after it."""
+    """Words around a number. What stands before it counts from the last mask on, so that a text with its hits masked has
+    none; words that make it something else count through masks, as they did before."""
 
     def __init__(self, text: str, start: int, end: int, first: int, last: int) -> None:
         before = text[max(first, start - NEAR) : start]
@@ -178,10 +182,18 @@ class _Context:
             after = _MASKED.split(after, 1)[0]
         self.before = before.lower()
         self.after = after.lower()
+        self._all = text[max(first, start - k.BEFORE) : start]
 
-    def last(self, name: str) -> int:
-        """Where the last word of a list ends before the number, or -1."""
-        return phrases(name).last(self.before)
+    def distance(self, name: str) -> float:
+        """Characters between the last word of a list and the number; infinite without one."""
+        end = phrases(name).last(self.before)
+        return len(self.before) - end if end >= 0 else inf
+
+    def other(self) -> float:
+        """The same of words that make it something else, if one stands on its line and no more than a few words away."""
+        line = " ".join(self._all.lower().rpartition("\n")[2].split(" ")[-FEW - 1 :])
+        end = phrases("other_words").last(line)
+        return len(line) - end if end >= 0 else inf
 
     def begins(self, name: str) -> bool:
         """Whether what follows begins with a word of a list."""
@@ -217,8 +229,9 @@ def _number(
                 yield *match.span(1), "IP_ADDRESS", 0.6
         return
     digits = sum(char.isdigit() for char in found)
-    if digits >= 12 and "CREDIT_CARD" in kinds and context.last("other_words") <= context.last("card_words"):
+    if digits >= 12 and "CREDIT_CARD" in kinds and context.distance("card_words") <= context.other():
         cards = [(start + a, start + b, "CREDIT_CARD", 1.0) for a, b, _ in analyse(Card, found)]
+        cards = [card for card in cards if not _GLUED_NUMBER.match(text, card[1], last)]
         if cards:
             yield from cards
             return
@@ -235,22 +248,22 @@ def _is_version(text: str, address: str, start: int, first: int, context: _Conte
     before = text[max(first, start - 2) : start]
     if before.endswith(("/", "_", "-", "§")) and before[:1].isalpha():
         return True
-    said, named = context.last("version_words"), context.last("ip_words")
+    said, named = context.distance("version_words"), context.distance("ip_words")
     small = max(map(int, address.split("."))) < 40  # the parts of versions are; those of addresses rarely
-    if said > named and said > len(context.before) - 20:
-        return small or named < 0
-    return small and named < 0
+    if said < min(named, 20):
+        return small or named == inf
+    return small and named == inf
 
 
 def _ssns(text: str, start: int, end: int, context: _Context) -> Found:
-    other, said = context.last("other_words"), context.last("ssn_words")
-    named = said > other or (other < 0 and context.behind("ssn_words"))
+    other, said = context.other(), context.distance("ssn_words")
+    named = said < other or (other == inf and context.behind("ssn_words"))
     for a, b, score in analyse(Ssn, text[start:end]):
         found = text[start + a : start + b]
         if text[max(0, start + a - 1)] in "/.-#$" or _NOT_BEHIND.match(text[start + b : start + b + 3]):
             continue
         bare = len(found) == 9 or found[3] == " "
-        if not named and ((bare and (len(found) == 9 or found[0] == "9")) or other > max(0, len(context.before) - 8)):
+        if not named and ((bare and (len(found) == 9 or found[0] == "9")) or other < 8):
             continue
         yield start + a, start + b, "US_SSN", 0.9 if named else score
 
@@ -265,6 +278,8 @@ def _address(text: str, start: int, end: int) -> Found:
             continue
         yield start + a, start + b, "IP_ADDRESS", score
 
+
+_GLUED_NUMBER = re.compile(r"[A-Za-z_]|[-.,]\d")
 
 # Telephone numbers
 
@@ -284,21 +299,19 @@ _GROUPS = re.compile(r"\d+")
 
 
 def _phones(text: str, start: int, end: int, first: int, last: int, language: str | None, context: _Context) -> Found:
-    said, other = context.last("phone_words"), context.last("other_words")
-    close = context.last("phone_words_close")
-    if close >= max(0, len(context.before) - 4):
-        said = max(said, close)
+    said, other = context.distance("phone_words"), context.other()
+    close = context.distance("phone_words_close")
+    if close <= 4:
+        said = min(said, close)
     if _LETTER.search(context.before):
-        said = len(context.before)
+        said = 0
     behind = context.begins("phone_words_behind")
-    between = context.before[said:]
-    near = said >= 0 and between.count("\n") <= 2 and len(between.split()) <= 5
-    named = (near and said >= other) or (other < 0 and behind)
-    if other >= 0 and ("\n" in context.before[other:] or len(context.before[other:].split()) > 4):
-        other = -1
+    between = context.before[len(context.before) - int(said) :] if said < inf else ""
+    near = said < inf and between.count("\n") <= 2 and len(between.split()) <= 5
+    named = (near and said <= other) or (other == inf and behind)
     while start > first and end - start < k.MAX_NUMBER + 4 and text[start - 1] in "(+":
         start -= 1
-    if other > said and text[start] != "+" and not behind:
+    if other < said and text[start] != "+" and not behind:
         return
     for a, b in _pieces(text, start, end):
         if found := _phone(text, a, b, first, last, language, named, a == start):

@@ -19,7 +19,7 @@ BEFORE, AFTER = 80, 48
 """Characters of context that a window has before and after a candidate."""
 MAX_CANDIDATES = 10_000
 """Candidates that are looked at in one text; what lies beyond them is not. It bounds the time of a page."""
-MAX_NUMBER, MAX_LOCAL, MAX_DOMAIN, MAX_TOKEN, MAX_PEM = 96, 64, 128, 2048, 8192
+MAX_NUMBER, MAX_GROUP, MAX_LOCAL, MAX_DOMAIN, MAX_TOKEN, MAX_PEM = 96, 32, 64, 128, 2048, 8192
 
 DROPPED, LETTER, OTHER = 0, 128, 129
 """Forms of characters beyond those that stand for one of ASCII."""
@@ -136,14 +136,24 @@ def unfold(data, i, end, folds, chars, forms, places):
 
 @compiled
 def number_end(forms, i, n):
-    """The end of the groups of digits that begin at i, and how many digits they have."""
+    """The end of the groups of digits that begin at i, and how many digits they have. A group without end ends them."""
     digits = 0
     last = i
     gap = 0
+    run = 0
+    whole = i
+    before = 0
     j = i
     while j < n:
         form = forms[j]
         if CLASS[form] & IS_DIGIT:
+            if gap:
+                whole = last
+                before = digits
+                run = 0
+            run += 1
+            if run > MAX_GROUP:
+                return whole, before
             digits += 1
             gap = 0
             last = j + 1
