@@ -306,6 +306,18 @@ def speed(pages: list[Text], n_pages: int, rounds: int, stock: Find, peer: Peer 
     for name in runs:
         ratio = statistics.median(a / b for a, b in zip(taken[name], taken["crawlmill"], strict=True))
         print(f"{name:14}{statistics.median(taken[name]):>11.3f}{ratio:>11.2f}")
+    mine = found(some)
+    others = {"presidio": one_by_one(stock)(some), "dolma rules": one_by_one(dolma)(some)}
+    others |= {"datatrove": peer.find(some)} if peer is not None else {}
+    print(f"\nhits on these pages{'':6}crawlmill" + "".join(f"{name:>13}   not ours" for name in others))
+    for kind in KINDS:
+        row = f"{kind:25}{sum(hit.kind == kind for hits in mine for hit in hits):>9,}"
+        for name, theirs in others.items():
+            of_kind = [(hit, own) for hits, own in zip(theirs, mine, strict=True) for hit in hits if hit.kind == kind]
+            new = sum(not any(touch(hit, other) for other in own) for hit, own in of_kind)
+            row += f"{len(of_kind):>13,}{new:>11,}" if kind in ABILITY[name] else f"{'':24}"
+        print(row.rstrip())
+    print("not ours: hits that touch none of ours, of any kind; role addresses are left out by ours\n")
     whole = statistics.median(took(lambda: found(pages)) for _ in range(rounds))
     counts = Counter(hit.kind for hits in found(pages) for hit in hits)
     print(f"crawlmill on all {len(pages):,} pages: {whole / len(pages) * 1000:.3f} ms a page")
