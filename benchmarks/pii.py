@@ -259,7 +259,7 @@ def by_form(rows: Sequence[Made], found: dict[str, list[list[Hit]]]) -> None:
                 show(score([rows[i].text for i in of], [hits[i] for i in of])[kind].recall) for hits in found.values()
             ]
             able = [cell if kind in ABILITY[name] else "" for name, cell in zip(found, cells, strict=True)]
-            print(f"{kind:17}{form:27}" + "".join(f"{cell:>13}" for cell in able))
+            print((f"{kind:17}{form:27}" + "".join(f"{cell:>13}" for cell in able)).rstrip())
     print(
         f"\n{'hits in a hundred look-alikes, by class':44}"
         + "".join(f"{name:>13}" for name in found)
@@ -269,7 +269,8 @@ def by_form(rows: Sequence[Made], found: dict[str, list[list[Hit]]]) -> None:
         if not kind:
             cells = [f"{sum(len(hits[i]) for i in of) / len(of) * 100:.0f}" for hits in found.values()]
             kinds = Counter(hit.kind for i in of for hit in found.get("crawlmill", {i: []})[i])
-            print(f"{form:44}" + "".join(f"{cell:>13}" for cell in cells) + "  " + ", ".join(sorted(kinds)))
+            line = f"{form:44}" + "".join(f"{cell:>13}" for cell in cells) + "  " + ", ".join(sorted(kinds))
+            print(line.rstrip())
     print()
 
 
@@ -378,7 +379,13 @@ def main() -> None:
         contenders["datatrove"] = peer.find
     contenders["dolma rules"] = one_by_one(dolma)
     print(" ".join(["python", "-m", "benchmarks.pii", *sys.argv[1:]]))
-    print(f"presidio-analyzer {importlib.metadata.version('presidio-analyzer')}, scores of any height, English\n")
+    version = importlib.metadata.version("presidio-analyzer")
+    print(f"presidio-analyzer {version}, scores of any height, English")
+    if peer is not None:
+        print(f"datatrove {peer.ask({'version': []})}")
+    print(
+        "ours was built with the labelled and the made-up texts in sight, as was Presidio with the sets of its project\n"
+    )
 
     texts = labelled()
     print(f"Labelled sets: {len(texts):,} texts\n")

@@ -1,11 +1,12 @@
 """The contenders that `benchmarks/pii.py` measures beside ours, each as a function from a text to its hits.
 
 Presidio runs where Crawlmill runs. datatrove runs in an environment of its own: started with that interpreter, this
-file answers one JSON line for each on standard input, `{"texts": [...]}` with the hits, `{"time": [...]}` with seconds.
+file answers each JSON line on standard input with one: `{"texts": [...]}` with the hits, `{"time": [...]}` with seconds.
 
 Dolma's rules are written anew from what is published of them, so they stand for that kind of rule, not for the program.
 """
 
+import importlib.metadata
 import json
 import re
 import sys
@@ -92,6 +93,9 @@ def main() -> None:
         asked = json.loads(line)
         if "texts" in asked:
             print(json.dumps([find(text) for text in asked["texts"]]), flush=True)
+            continue
+        if "version" in asked:
+            print(json.dumps(importlib.metadata.version("datatrove")), flush=True)
             continue
         start = time.process_time()
         for text in asked["time"]:
