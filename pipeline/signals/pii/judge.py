@@ -223,24 +223,28 @@ def _number(
 ) -> Found:
     found = text[start:end]
     context = _Context(text, start, end, first, last)
-    if found.count(".") >= 3 and (addresses := list(_IPV4.finditer(text, start, min(last, end + 4)))):
-        for match in addresses if "IP_ADDRESS" in kinds else ():
+    taken: list[tuple[int, int]] = []
+    hits: list[tuple[int, int, str, float]] = []
+    if found.count(".") >= 3:
+        for match in _IPV4.finditer(text, start, min(last, end + 4)):
+            taken.append(match.span())
             if is_public(match[1]) and not match[2] and not _is_version(text, match[1], match.start(), first, context):
-                yield *match.span(1), "IP_ADDRESS", 0.6
-        return
-    digits = sum(char.isdigit() for char in found)
-    if digits >= 12 and "CREDIT_CARD" in kinds and context.distance("card_words") <= context.other():
-        cards = [(start + a, start + b, "CREDIT_CARD", 1.0) for a, b, _ in analyse(Card, found)]
-        cards = [card for card in cards if not _GLUED_NUMBER.match(text, card[1], last)]
-        if cards:
-            yield from cards
-            return
-    if "US_SSN" in kinds and language == "en" and digits >= 9:
-        numbers = list(_ssns(text, start, end, context))
-        if numbers:
-            yield from numbers
-            return
-    if "PHONE_NUMBER" in kinds:
+                hits.append((*match.span(1), "IP_ADDRESS", 0.6))
+    digits = sum(map(str.isdigit, found))
+    if not taken and digits >= 12 and "CREDIT_CARD" in kinds and context.distance("card_words") <= context.other():
+        cards = ((start + a, start + b) for a, b, _ in analyse(Card, found))
+        taken = [card for card in cards if not _GLUED_NUMBER.match(text, card[1], last)]
+        hits = [(*card, "CREDIT_CARD", 1.0) for card in taken]
+    if not taken and digits >= 9 and "US_SSN" in kinds and language == "en":
+        hits = list(_ssns(text, start, end, context))
+        taken = [hit[:2] for hit in hits]
+    if taken:
+        yield from (hit for hit in hits if hit[2] in kinds)
+        for a, b in zip([start, *(b for _, b in taken)], [*(a for a, _ in taken), end], strict=True):
+            a += len(text[a:b]) - len(text[a:b].lstrip(" .-/)("))
+            if sum(map(str.isdigit, text[a:b])) >= 7:
+                yield from _number(text, a, b, first, last, language, kinds)
+    elif "PHONE_NUMBER" in kinds:
         yield from _phones(text, start, end, first, last, language, context)
 
 
@@ -314,8 +318,25 @@ def _phones(text: str, start: int, end: int, first: int, last: int, language: st
     if other < said and text[start] != "+" and not behind:
         return
     for a, b in _pieces(text, start, end):
-        if found := _phone(text, a, b, first, last, language, named, a == start):
+        stop = _international_end(text, a, b) if text[a] == "+" else b
+        if found := _phone(text, a, stop, first, last, language, named, a == start):
             yield found
+        for c, d in _split(text, stop, b):
+            if found := _phone(text, c, d, first, last, language, named, False):
+                yield found
+
+
+def _international_end(text: str, start: int, end: int) -> int:
+    """Where a number with its country code ends, whatever digits stand behind it."""
+    stop = end
+    for _ in range(3):
+        found = text[start:stop].replace("(0)", "")
+        if sum(map(str.isdigit, found)) < 8:
+            break
+        if number_validity("+" + "".join(_GROUPS.findall(found)), None) == 2:
+            return stop
+        stop = max(start, text.rfind(" ", start, stop))
+    return end
 
 
 def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -373,7 +394,12 @@ def _phone(
     following = text[end : min(last, end + 3)]
     if _NOT_BEHIND.match(following):
         return None
-    if not named and "(" not in found and (_DIGIT_NEXT.match(following) or _DIGIT_LAST.search(before)):  # in a table
+    if (
+        not named
+        and found[0] not in "+("
+        and " " in found
+        and (_DIGIT_NEXT.match(following) or _DIGIT_LAST.search(before))
+    ):  # in a table
         return None
     score = _rate(found, digits, groups, n, found.lstrip("(")[0] == "+", language, named)
     if score is None:
@@ -391,7 +417,7 @@ def _rate(
 ) -> float | None:
     """How sure it is that the digits are a telephone number; None for not enough."""
     if plus:
-        valid = number_validity("+" + digits.replace("(0)", ""), None)
+        valid = number_validity("+" + digits, None)
         if valid < 2 and "(0)" in found:
             valid = max(valid, number_validity("+" + "".join(_GROUPS.findall(found.replace("(0)", ""))), None))
         if valid == 2:
