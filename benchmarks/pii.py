@@ -383,7 +383,7 @@ def main() -> None:
     print(f"presidio-analyzer {version}, scores of any height, English")
     if peer is not None:
         print(f"datatrove {peer.ask({'version': []})}")
-    print("ours was built with the labelled and the made-up texts in sight; the crawl is the test that was not\n")
+    print("ours was built with the labelled and the made-up texts in sight\n")
 
     texts = labelled()
     print(f"Labelled sets: {len(texts):,} texts\n")
