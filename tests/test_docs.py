@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.recipe import parse_recipe, published_recipes
+from pipeline.signals.pii import KINDS, NAME_KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
@@ -36,6 +37,14 @@ def test_the_dedup_options_in_the_docs_are_those_there_are() -> None:
     assert dedup.compares and dedup.cuts and dedup.upsample[100] == 8
     described = page.read_text(encoding="utf-8")
     assert all(f"`{option}`" in described for option in type(dedup.minhash).model_fields)
+
+
+def test_the_kinds_of_personal_data_in_the_docs_are_those_there_are() -> None:
+    page = ROOT / "docs" / "pii.md"
+    (text,) = blocks(page, "yaml")
+    assert set(parse_recipe("name: docs\n" + text).pii.mask) == set(KINDS)
+    described = page.read_text(encoding="utf-8")
+    assert all(f"`{kind}`" in described for kind in (*KINDS, *NAME_KINDS))
 
 
 def test_every_shipped_recipe_is_described() -> None:

@@ -120,8 +120,8 @@ def host_boilerplate(draft: Draft) -> list[Page]:
 
 CARDS = ("4111 1111 1111 1111", "5555-5555-5555-4444", "378282246310005", "6011111111111117", "4012 8888 8888 1881")
 """Numbers that payment networks reserve for tests. They pass the Luhn check."""
-PUBLIC_ADDRESSES = ("8.8.8.8", "1.1.1.1", "9.9.9.9", "8.8.4.4")
-"""Well-known public resolvers: routable, and nobody's home."""
+PUBLIC_ADDRESSES = ("198.41.0.4", "192.5.5.241", "193.0.14.129", "199.7.83.42")
+"""Root name servers: routable, and nobody's home."""
 
 
 def german_iban(account: int) -> str:
@@ -138,7 +138,8 @@ def personal_data(draft: Draft) -> list[Page]:
     mailbox = name.lower().replace(" ", random.choice((".", "_", "")))
     number = f"{random.randrange(100, 200):04d}"
     found = {
-        "email": f"{mailbox}{random.randrange(2, 99)}@{draft.site.host.removeprefix('www.')}",
+        # Below example.org, since addresses under reserved top-level domains are seen not to be real.
+        "email": f"{mailbox}{random.randrange(2, 99)}@{draft.site.host.removeprefix('www.').partition('.')[0]}.example.org",
         "phone": random.choice(
             (f"(212) 555-{number}", f"+1 415 555 {number}", f"+44 20 7946 0{random.randrange(100, 999)}")
         ),

@@ -138,7 +138,7 @@ def _is_personal(local: str, host: str, role_addresses: bool) -> bool:
     local, host, known = local.lower(), host.lower(), words()
     if host.rpartition(".")[2] in known["documentation_suffixes"] or local in known["placeholders"]:
         return False
-    if any(host == name or host.endswith("." + name) for name in known["documentation_domains"]):
+    if host in known["documentation_domains"]:
         return False
     if host in known["message_id_hosts"]:
         return False
