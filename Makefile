@@ -40,7 +40,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "compiling the kernels, once"
 	@$(BIN)/python -c "import pyarrow; from pipeline.recipe import load_recipe; from pipeline.signals import measure; \
 		from pipeline.dedup.local import deduplicate, repeated_lines; measure(pyarrow.array(['a text']), load_recipe('default')); \
-		deduplicate(['one text of five words', 'one text of five words here']); repeated_lines(['a', 'b'], 1)"
+		deduplicate(['one text of five words', 'one text of five words here']); repeated_lines(['a', 'b'], 1); \
+		from pipeline.signals.pii import Detector; Detector().find(pyarrow.array(['call (212) 555-0188']))"
 	@touch $@
 
 # Spark needs a JVM of 17 or newer. Installed with apt where that is allowed, else the user is told how.
