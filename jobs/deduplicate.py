@@ -361,8 +361,10 @@ def compare(
         log = resolve(spark, Resolution.of(index, units, pages.output, pages.recipe, pages.names, shared), ask)
         index.note_recipe(pages.recipe)
     if not shared:
-        # Nothing will be added to this index: what only comparing needed can go.
+        # Nothing will be added to this index: what only comparing needed can go. It is said first, so that a run that is
+        # killed here knows that it has to make it again.
         for unit in units:
+            index.folder.write_json(f"{unit.path}/unit.json", {"dump": unit.dump, **about, "bands": "removed"})
             index.folder.remove_tree(f"{unit.path}/bands")
     return log
 
@@ -374,7 +376,8 @@ def remove_dump(index: BandIndex, dump: str, spark: Any | None = None) -> None:
     """
     units = index.units()
     dumps = sorted({unit.dump for unit in units})
-    if dump not in dumps:
+    results = f"duplicates/{folder_name(dump)}"
+    if dump not in dumps and not index.folder.list(results):
         raise UsageError(f"index {index.root} holds no dump {dump!r}; it holds {', '.join(dumps) or 'none'}")
     recipe = index.last_recipe()
     with index.folder.lock():
@@ -383,10 +386,11 @@ def remove_dump(index: BandIndex, dump: str, spark: Any | None = None) -> None:
             if unit.dump == dump:
                 index.folder.remove(f"{unit.path}/unit.json")
                 index.folder.remove_tree(unit.path)
-        index.folder.remove_tree(f"duplicates/{folder_name(dump)}")
         if touched:
             resolution = Resolution.of(index, (), index.root, recipe, shared=True, wanted=touched)
             resolve(spark, resolution, partial(exchange, spark))
+        # Last, so that a removal that was killed can be asked for again.
+        index.folder.remove_tree(results)
 
 
 def _step_done(run: Run, step: str, now: bool = False) -> bool:

@@ -284,6 +284,27 @@ def test_a_unit_that_was_not_finished_is_not_there(tmp_path: Path) -> None:
     assert duplicates(pages, methods, tmp_path / "b", index=tmp_path / "index") == expected
 
 
+def test_a_run_killed_just_before_its_end_compares_again(tmp_path: Path) -> None:
+    pages = corpus(10)
+    methods = f"[url, exact, {MINHASH % 'dump'}]"
+    expected = duplicates(pages, methods, tmp_path)  # its bands are gone, and nobody has noted that it is done
+    assert duplicates(pages, methods, tmp_path) == expected
+
+
+def test_a_removal_that_was_killed_can_be_asked_for_again(tmp_path: Path) -> None:
+    methods = f"[exact, {MINHASH % 'global'}]"
+    pages = corpus(10)
+    duplicates(pages, methods, tmp_path / "all", index=tmp_path / "index")
+    for unit in (tmp_path / "index" / "crawls" / "D2").iterdir():
+        (unit / "unit.json").unlink()
+    remove_dump(existing_index(str(tmp_path / "index")), "D2")
+    rest = [p for p in pages if p["dump"] != "D2"]
+    duplicates(rest, methods, tmp_path / "rest", index=tmp_path / "without")
+    assert files(tmp_path / "index" / "duplicates") == files(tmp_path / "without" / "duplicates")
+    with pytest.raises(UsageError, match="holds no dump"):
+        remove_dump(existing_index(str(tmp_path / "index")), "D2")
+
+
 @pytest.mark.spark
 def test_spark_partitions_and_input_order_do_not_change_a_byte(tmp_path: Path) -> None:
     spark = session("test", "local[2]")
