@@ -156,6 +156,13 @@ def make_or_open(root: str, recipe: Recipe, text_bytes: int, least: int = 1) -> 
     return BandIndex(folder.path, info["shards"])
 
 
+def check_fits(root: str, recipe: Recipe) -> None:
+    """Raises UsageError, naming what differs, if there is an index at `root` and it has other parameters."""
+    info = RunFolder(root).read_json("index.json")
+    if info is not None:
+        _refuse_other(root, info, parameters(recipe))
+
+
 def existing_index(root: str) -> BandIndex:
     """The index at `root`. Raises UsageError where there is none."""
     info = RunFolder(root).read_json("index.json")

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.band_index import LEAST_SHARDS, BandIndex, Unit, folder_name, make_or_open, parameters
+from jobs.band_index import LEAST_SHARDS, BandIndex, Unit, check_fits, folder_name, make_or_open, parameters
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
 from jobs.resolve import Resolution, related, resolve
 from jobs.runs import Run, read_part
@@ -403,9 +403,14 @@ def _step_done(run: Run, step: str, now: bool = False) -> bool:
 
 
 def check_index(run: Run, index: str | None) -> None:
-    """Notes which index a run uses. Raises UsageError where it was begun with another, or with none."""
+    """Notes which index a run uses, before anything is written.
+
+    Raises UsageError where the run was begun with another index, or with none, or the index does not fit the recipe.
+    """
     if index is not None and not run.recipe.dedup.compares:
         raise UsageError(f"recipe {run.recipe.name!r} compares no documents (no dedup), so --index has no use")
+    if index is not None:
+        check_fits(index, run.recipe)
     named = RunFolder(index).absolute() if index else None
     known = run.info.setdefault("index", named)
     if known != named:

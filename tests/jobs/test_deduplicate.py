@@ -401,6 +401,10 @@ def test_a_run_keeps_to_the_index_it_began_with(
     shutil.copytree(finished.folder.path, copy)
     with pytest.raises(UsageError, match="begun without an index"):
         run(tolerant, [str(sample_web)], str(copy), index=str(tmp_path / "index"))
+    make_or_open(str(tmp_path / "nine"), recipe("[{minhash: {bands: 9, rows: 12}}]"), 1000)
+    with pytest.raises(UsageError, match="bands is 9 there and 14"):
+        run(tolerant, [str(sample_web)], str(tmp_path / "new"), index=str(tmp_path / "nine"))
+    assert not (tmp_path / "new").exists()
     plain = tolerant.model_copy(update={"dedup": type(tolerant.dedup)()})
     with pytest.raises(UsageError, match="compares no documents"):
         run(plain, [str(sample_web)], str(tmp_path / "new"), index=str(tmp_path / "index"))
