@@ -268,13 +268,9 @@ class Resolution:
             return pairs
         live = self._read("live", shard, ["text_hi", "unit", "fate"])
         counts = live.filter(pa.array(column(live, "fate") == LIVE))
-        known = np.unique(self._in_groups(column(counts, "text_hi"), column(counts, "unit")))
+        known = np.unique(self._node(column(counts, "text_hi"), column(counts, "unit")))
         nodes = self._node(column(pairs, end), column(pairs, "group"))
         return pairs.filter(pa.array(np.isin(nodes, known)))
-
-    def _in_groups(self, nodes: np.ndarray, unit: np.ndarray) -> np.ndarray:
-        """Texts to nodes of the groups that their pages belong to."""
-        return self._node(nodes, unit)
 
     def _node(self, texts: np.ndarray, unit: np.ndarray) -> np.ndarray:
         """The nodes of texts within the groups of units: `unit` is any unit of the group."""
@@ -446,7 +442,7 @@ class Resolution:
         label = np.full(rows.num_rows, _NO_LABEL)
         if self.recipe.dedup.minhash is not None:
             labels = self._read("labels", shard)
-            nodes = self._in_groups(column(rows, "text_hi"), column(rows, "unit"))
+            nodes = self._node(column(rows, "text_hi"), column(rows, "unit"))
             # Equal texts are one cluster also where no recipe asked for `exact`, or asked in a narrower scope.
             live = column(rows, "fate") == LIVE
             held, counts = np.unique(nodes[live], return_counts=True)
