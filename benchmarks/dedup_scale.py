@@ -32,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.dedup_corpus import base_texts, write_corpus
+from benchmarks.processes import processes_below
 from pipeline.dedup.components import components
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +56,7 @@ class Tree:
     def _watch(self) -> None:
         while not self._done.wait(0.5):
             kilobytes = 0
-            for pid in self._below():
+            for pid in processes_below(self._root):
                 try:
                     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
                     self._ticks[pid] = int(fields[11]) + int(fields[12])
@@ -64,22 +65,6 @@ class Tree:
                 except (FileNotFoundError, ProcessLookupError):
                     continue  # it has ended in the meantime
             self._peak = max(self._peak, kilobytes)
-
-    def _below(self) -> list[int]:
-        parents: dict[int, list[int]] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-                except (FileNotFoundError, ProcessLookupError):
-                    continue
-                parents.setdefault(int(fields[1]), []).append(int(entry.name))
-        found, queue = [], [self._root]
-        while queue:
-            pid = queue.pop()
-            found.append(pid)
-            queue += parents.get(pid, [])
-        return found
 
 
 def measure(command: list[str]) -> dict[str, float]:

@@ -21,6 +21,7 @@ import phonenumbers
 from benchmarks.pii_peer import Hit
 from pipeline.extraction import extract
 from pipeline.signals.language import identify
+from pipeline.signals.pii import KINDS
 from pipeline.sources.archive import read_archive
 from pipeline.sources.charset import decode_text
 from pipeline.sources.http import decode_body
@@ -28,17 +29,6 @@ from pipeline.sources.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("CRAWLMILL_DATA", ROOT.parent / "shared" / "data"))
-KINDS = (
-    "EMAIL_ADDRESS",
-    "PHONE_NUMBER",
-    "IP_ADDRESS",
-    "CREDIT_CARD",
-    "US_SSN",
-    "IBAN_CODE",
-    "CRYPTO",
-    "URL_CREDENTIALS",
-    "API_KEY",
-)
 SETS = {
     "contextual": "ambientmeta_contextual",
     "standard": "ambientmeta_standard",

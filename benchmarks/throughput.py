@@ -1,7 +1,7 @@
 """The whole pipeline, WARC to curated shards, against datatrove's FineWeb example: same files, same cores, in turn.
 
     python -m venv peer && peer/bin/pip install 'datatrove[processing,io]'
-    python benchmarks/throughput.py --input FOLDER_OF_WARCS --peer-python peer/bin/python --rounds 3
+    python -m benchmarks.throughput --input FOLDER_OF_WARCS --peer-python peer/bin/python --rounds 3
 
 Each round runs every contender once, in an order that rotates. A figure is a median over rounds; a ratio is the median
 of the ratios within rounds, since machines drift. `docs/s/core` is records read over wall time times cores, start-up of
@@ -22,6 +22,8 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+
+from benchmarks.processes import processes_below
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,7 +68,7 @@ class _Tree:
 
     def _watch(self) -> None:
         while not self._done.wait(0.2):
-            for pid in self._below():
+            for pid in processes_below(self._root):
                 try:
                     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
                     self._ticks[pid] = int(fields[11]) + int(fields[12])
@@ -76,22 +78,6 @@ class _Tree:
                         self._most = max(self._most, kb / 1024)
                 except (FileNotFoundError, ProcessLookupError):
                     continue
-
-    def _below(self) -> list[int]:
-        parents: dict[int, list[int]] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-                except (FileNotFoundError, ProcessLookupError):
-                    continue
-                parents.setdefault(int(fields[1]), []).append(int(entry.name))
-        found, queue = [], [self._root]
-        while queue:
-            pid = queue.pop()
-            found.append(pid)
-            queue += parents.get(pid, [])
-        return found
 
 
 def recipe_with(engine: str, folder: Path) -> Path:
