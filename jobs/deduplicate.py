@@ -21,7 +21,7 @@ from jobs.session import Watch
 from jobs.store import RunFolder
 from pipeline.curation import kept_rows
 from pipeline.dedup.addresses import address_number
-from pipeline.dedup.candidates import ranges
+from pipeline.dedup.candidates import first_of_runs, ranges
 from pipeline.dedup.minhash import MinHasher, band_keys
 from pipeline.dedup.normalise import text_hashes
 from pipeline.dedup.repeats import cut_spans, occurrences, repeated
@@ -218,15 +218,13 @@ class _Sketching:
         ranked = np.lexsort((lo, hi))
         # A text may come from several parts. Should two texts ever share 64 bits, the one with the smaller rest is the
         # node, and the other is compared with nothing.
-        first = np.ones(len(ranked), bool)
-        first[1:] = hi[ranked][1:] != hi[ranked][:-1]
-        self.index.write(unit, "sketches", shard, sketches.take(pa.array(ranked[first])))
+        nodes = ranked[first_of_runs(hi[ranked])]
+        self.index.write(unit, "sketches", shard, sketches.take(pa.array(nodes)))
         bands = received.get(f"bands:{unit.dump}", pa.table({"key": _NOTHING, "node": _NOTHING}))
         key, node = bands.column("key").to_numpy(), bands.column("node").to_numpy()
         ranked = np.lexsort((node, key))
-        fresh = np.ones(len(ranked), bool)
-        fresh[1:] = (key[ranked][1:] != key[ranked][:-1]) | (node[ranked][1:] != node[ranked][:-1])
-        self.index.write(unit, "bands", shard, bands.take(pa.array(ranked[fresh])))
+        distinct = ranked[first_of_runs(key[ranked], node[ranked])]
+        self.index.write(unit, "bands", shard, bands.take(pa.array(distinct)))
 
 
 _NOTHING = pa.array([], pa.uint64())

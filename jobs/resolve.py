@@ -16,7 +16,7 @@ from jobs.band_index import BandIndex, Unit, folder_name
 from jobs.components import connected_components
 from jobs.exchange import Hop, Parcel, Received, by_bucket
 from jobs.store import RunFolder
-from pipeline.dedup.candidates import candidate_pairs, distinct_pairs, in_group, ranges
+from pipeline.dedup.candidates import candidate_pairs, distinct_pairs, first_of_runs, in_group, ranges
 from pipeline.dedup.minhash import estimated_similarity, ngram_similarity
 from pipeline.dedup.options import Dedup
 from pipeline.dedup.survivors import ENTRIES, best_of, column, hex_ids, once
@@ -289,9 +289,9 @@ class Resolution:
         rows = pa.concat_tables(tables).combine_chunks()
         hi = column(rows, "text_hi")
         ranked = np.lexsort((column(rows, "text_lo"), hi))
-        first = np.ones(len(ranked), bool)
-        first[1:] = hi[ranked][1:] != hi[ranked][:-1]
-        return rows.take(pa.array(ranked[first])).select(["text_hi", by]).rename_columns(["node", by])
+        return (
+            rows.take(pa.array(ranked[first_of_runs(hi[ranked])])).select(["text_hi", by]).rename_columns(["node", by])
+        )
 
     @property
     def _measure(self) -> str:

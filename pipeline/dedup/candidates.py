@@ -26,12 +26,9 @@ def candidate_pairs(keys: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np
     nodes = nodes * _SCRAMBLE
     order = np.lexsort((nodes, keys))
     keys, nodes = keys[order], nodes[order]
-    if len(keys) > 1:
-        fresh = np.concatenate([[True], (keys[1:] != keys[:-1]) | (nodes[1:] != nodes[:-1])])
-        keys, nodes = keys[fresh], nodes[fresh]
-    n = len(keys)
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if n else np.zeros(0, np.int64)
-    sizes = np.diff(np.append(starts, n))
+    fresh = first_of_runs(keys, nodes)
+    keys, nodes = keys[fresh], nodes[fresh]
+    sizes = np.diff(np.append(np.flatnonzero(first_of_runs(keys)), len(keys)))
     # Most keys have one member: what follows looks at the others only.
     shared = np.repeat(sizes > 1, sizes)
     keys, nodes = keys[shared], nodes[shared]
@@ -58,10 +55,17 @@ def distinct_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """The pairs without repetition, sorted."""
     order = np.lexsort((b, a))
     a, b = a[order], b[order]
-    if len(a) < 2:
-        return a, b
-    fresh = np.concatenate([[True], (a[1:] != a[:-1]) | (b[1:] != b[:-1])])
+    fresh = first_of_runs(a, b)
     return a[fresh], b[fresh]
+
+
+def first_of_runs(*keys: np.ndarray) -> np.ndarray:
+    """Of rows that are sorted by some columns, those that differ from the row before; bool, of their length."""
+    fresh = np.zeros(len(keys[0]), bool)
+    fresh[:1] = True
+    for key in keys:
+        fresh[1:] |= key[1:] != key[:-1]
+    return fresh
 
 
 def in_group(nodes: np.ndarray, group: str) -> np.ndarray:

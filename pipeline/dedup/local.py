@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dedup.candidates import candidate_pairs
+from pipeline.dedup.candidates import candidate_pairs, first_of_runs
 from pipeline.dedup.components import components
 from pipeline.dedup.minhash import MinHasher, Sketches, band_keys, ngram_similarity
 from pipeline.dedup.normalise import lines, text_hashes
@@ -239,8 +239,7 @@ def _distinct(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct 128-bit hashes in order, and for every row the number of its own."""
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     ranked = hashes[order]
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (ranked[1:] != ranked[:-1]).any(axis=1)
+    fresh = first_of_runs(ranked[:, 0], ranked[:, 1])
     of = np.empty(len(order), np.int64)
     of[order] = np.cumsum(fresh) - 1
     return ranked[fresh], of
@@ -276,7 +275,7 @@ def _best(group: np.ndarray, ranks: np.ndarray, of: np.ndarray, array: pa.Array)
     if n == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     ranked = np.lexsort((of, ranks, group))
-    starts = _starts(group[ranked])
+    starts = np.flatnonzero(first_of_runs(group[ranked]))
     sizes = np.diff(np.append(starts, n))
     best = ranked[starts]
     # Where texts that differ only in what normalisation takes away tie for the first place, hashes of themselves decide.
@@ -286,16 +285,11 @@ def _best(group: np.ndarray, ranks: np.ndarray, of: np.ndarray, array: pa.Array)
     rows = ranked[tied]
     high, low = _digests(array, rows).T
     again = np.lexsort((rows, low, high, place))
-    chosen = _starts(place[again])
+    chosen = np.flatnonzero(first_of_runs(place[again]))
     best[place[again[chosen]]] = rows[again[chosen]]
     keeper, size_of = np.empty(n, np.int64), np.empty(n, np.int64)
     keeper[ranked], size_of[ranked] = np.repeat(best, sizes), np.repeat(sizes, sizes)
     return keeper, size_of
-
-
-def _starts(values: np.ndarray) -> np.ndarray:
-    """Where each run of equal values begins."""
-    return np.flatnonzero(np.concatenate((np.ones(min(1, len(values)), bool), values[1:] != values[:-1])))
 
 
 def _digests(array: pa.Array, which: np.ndarray) -> np.ndarray:

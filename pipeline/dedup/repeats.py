@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dedup.candidates import first_of_runs
 from pipeline.dedup.normalise import Lines, lines
 from pipeline.dedup.options import Dedup
 from pipeline.tables import EDITS
@@ -92,8 +93,7 @@ def cut_spans(pages: pa.Table, cuts: pa.Table, dedup: Dedup) -> pa.Table:
     # A line that is cut as one of its host's is not cut again as a paragraph.
     rows = np.lexsort((kinds[cut], starts[cut], found[cut]))
     row, start, end, kind = (values[cut][rows] for values in (found, starts, ends, kinds))
-    fresh = np.ones(len(row), bool)
-    fresh[1:] = (row[1:] != row[:-1]) | (start[1:] != start[:-1])
+    fresh = first_of_runs(row, start)
     row, start, end, kind = row[fresh], start[fresh], end[fresh], kind[fresh]
     columns = [
         pages.column("doc_id").take(pa.array(row)),
@@ -125,9 +125,8 @@ def _keyed(pages: pa.Table, every: Lines, dedup: Dedup) -> tuple[np.ndarray, np.
 
 def _at_an_edge(rows: np.ndarray, repeated_lines: np.ndarray) -> np.ndarray:
     """Which lines have nothing but repeated ones between them and the first or the last line of their text."""
-    n = len(rows)
-    starts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]])) if n else np.zeros(0, np.int64)
-    sizes = np.diff(np.append(starts, n))
+    starts = np.flatnonzero(first_of_runs(rows))
+    sizes = np.diff(np.append(starts, len(rows)))
     own = np.concatenate([[0], np.cumsum(~repeated_lines)])  # lines of its own before each line
     before = own[:-1] - np.repeat(own[starts], sizes)
     after = np.repeat(own[starts + sizes], sizes) - own[1:]
@@ -151,9 +150,7 @@ def _distinct(group: np.ndarray, values: np.ndarray, n_groups: int) -> np.ndarra
     """How many different values each group has."""
     ranked = np.lexsort((values, group))
     g, v = group[ranked], values[ranked]
-    fresh = np.ones(len(g), bool)
-    fresh[1:] = (g[1:] != g[:-1]) | (v[1:] != v[:-1])
-    return np.bincount(g[fresh], minlength=n_groups)
+    return np.bincount(g[first_of_runs(g, v)], minlength=n_groups)
 
 
 def _needed(table: pa.Table, dedup: Dedup) -> np.ndarray:
@@ -164,10 +161,7 @@ def _needed(table: pa.Table, dedup: Dedup) -> np.ndarray:
     """
     key, kind, text, address, n_chars, _ = (table.column(c).to_numpy() for c in OCCURRENCES.names)
     ranked = np.lexsort((address, text, -n_chars.astype(np.int64), key))
-    k, t, a = key[ranked], text[ranked], address[ranked]
-    fresh = np.ones(len(k), bool)
-    fresh[1:] = (k[1:] != k[:-1]) | (t[1:] != t[:-1]) | (a[1:] != a[:-1])
-    ranked = ranked[fresh]
+    ranked = ranked[first_of_runs(key[ranked], text[ranked], address[ranked])]
     k, t, a, kinds = key[ranked], text[ranked], address[ranked], kind[ranked]
     # Rows that pair each text with one address and each address with one text prove as many copies as they are.
     proof = np.zeros(len(k), bool)
@@ -190,9 +184,5 @@ def _needed(table: pa.Table, dedup: Dedup) -> np.ndarray:
 
 def _first_of(*keys: np.ndarray) -> np.ndarray:
     """The first row of each different combination of keys."""
-    if len(keys[0]) == 0:
-        return np.zeros(0, np.int64)
     ranked = np.lexsort((np.arange(len(keys[0])), *reversed(keys)))
-    fresh = np.ones(len(ranked), bool)
-    fresh[1:] = np.logical_or.reduce([key[ranked][1:] != key[ranked][:-1] for key in keys])
-    return ranked[fresh]
+    return ranked[first_of_runs(*(key[ranked] for key in keys))]

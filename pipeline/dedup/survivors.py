@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dedup.candidates import first_of_runs
 from pipeline.signals.base import field
 
 ENTRIES = pa.schema(
@@ -54,12 +55,7 @@ def best_of(keys: Sequence[np.ndarray], pages: pa.Table, prefer: Sequence[str]) 
     if n == 0:
         return Groups(np.zeros(0, np.int64), np.zeros(0, np.int64))
     ranked = np.lexsort((*reversed(order(pages, prefer)), *reversed(list(keys))))
-    change = np.zeros(n, bool)
-    change[0] = True
-    for key in keys:
-        sorted_key = key[ranked]
-        change[1:] |= sorted_key[1:] != sorted_key[:-1]
-    starts = np.flatnonzero(change)
+    starts = np.flatnonzero(first_of_runs(*(key[ranked] for key in keys)))
     sizes = np.diff(np.append(starts, n))
     keeper, size = np.empty(n, np.int64), np.empty(n, np.int64)
     keeper[ranked] = np.repeat(ranked[starts], sizes)
@@ -72,8 +68,7 @@ def once(pages: pa.Table) -> tuple[pa.Table, np.ndarray]:
     that stands for it."""
     hi, lo, part = column(pages, "doc_hi"), column(pages, "doc_lo"), column(pages, "part")
     ranked = np.lexsort((part, lo, hi))
-    first = np.ones(len(ranked), bool)
-    first[1:] = (hi[ranked][1:] != hi[ranked][:-1]) | (lo[ranked][1:] != lo[ranked][:-1])
+    first = first_of_runs(hi[ranked], lo[ranked])
     stands = np.empty(len(ranked), np.int64)
     stands[ranked] = np.cumsum(first) - 1
     return pages.take(pa.array(ranked[first])), stands
