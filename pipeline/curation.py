@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.contamination.cuts import pieces, widened
 from pipeline.edits import apply_edits
 from pipeline.masking import Masked, mask
 from pipeline.recipe import Recipe
@@ -21,6 +22,8 @@ _BESIDE_TEXT = [column for column in DOCUMENTS if column.name not in ("doc_id", 
 
 PERSONAL = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
 
+CONTAMINATED = pa.list_(pa.struct([("benchmark", pa.string()), ("item", pa.string()), ("score", pa.float32())]))
+
 _DECISION = [
     field("n_chars", pa.int32(), "length of the text as extracted", "characters"),
     field("rule_hits", pa.list_(pa.string()), "every gate and rule that the record broke, in the recipe's order"),
@@ -29,22 +32,29 @@ _DECISION = [
     field("cluster", pa.string(), "id of its near-duplicate cluster; null where it is in none", "hex"),
     field("cluster_size", pa.int32(), "pages of that cluster; null for a page that was not compared"),
     field("pii", PERSONAL, "what was masked as personal data: kind, and place in the extracted text; never the value"),
+    field("contamination", CONTAMINATED, "benchmark items that it held, whatever became of them"),
     field("upsample", pa.float32(), "weight by the recipe's curve over cluster_size; null unless kept"),
     field("shard", pa.int32(), "curated shard that holds the page; null unless kept"),
-    field("row", pa.int32(), "row in that shard; null unless kept"),
+    field("row", pa.int32(), "row in that shard, the first where it is several; null unless kept"),
+    field("n_pieces", pa.int32(), "rows that it is: several where benchmark items were cut out; null unless kept"),
 ]
 
-_TEXT = [
-    field("text", pa.string(), "text after edits; null unless kept"),
-    field("n_words", pa.int32(), "white-space separated words of text"),
-    field("n_bytes", pa.int32(), "length of text in UTF-8", "bytes"),
-]
+_TEXTS = field("texts", pa.list_(pa.string()), "text after edits, in pieces where it was cut; null unless kept")
 
 NOTHING_LEFT = "dedup.nothing_left"
 """Reason of a page that held nothing but lines that are cut as repeated."""
 
 TOO_PERSONAL = "pii.max_hits"
 """Reason of a page that holds more personal data than the recipe allows."""
+
+LEAKED = "decontaminate.overlap"
+"""Reason of a page that holds a benchmark item, where the recipe drops such pages."""
+
+TOO_MANY_PIECES = "decontaminate.pieces"
+"""Reason of a page that falls in more pieces than the recipe allows when benchmark items are cut out."""
+
+NOTHING_BUT_LEAKS = "decontaminate.nothing_left"
+"""Reason of a page of which no piece is long enough when benchmark items are cut out."""
 
 SAME_RECORD = "same_record"
 """Reason of a record that was read before under the same id: the same capture, archived twice."""
@@ -59,7 +69,7 @@ def ledger_schema(signals: pa.Schema) -> pa.Schema:
 
 def decided_schema(signals: pa.Schema) -> pa.Schema:
     """The ledger with the curated text beside it: what `decide` returns and `settle` takes."""
-    return pa.schema([*ledger_schema(signals), *_TEXT])
+    return pa.schema([*ledger_schema(signals), _TEXTS])
 
 
 def broken_rules(documents: pa.Table, signals: pa.Table, recipe: Recipe) -> list[tuple[str, ...]]:
@@ -83,11 +93,13 @@ def decide(
     recipe: Recipe,
     n_shards: int,
     duplicates: pa.Table | None = None,
+    contamination: pa.Table | None = None,
 ) -> pa.Table:
     """Verdicts for one part: one row a record, in the records' order, under `decided_schema`.
 
     documents and signals hold the undecided records (null outcome), in the records' order; duplicates (schema
-    DUPLICATES) those that were compared, in any order. Raises ValueError if they are of another part.
+    DUPLICATES) those that were compared and contamination (schema CONTAMINATION) the benchmark items found, in any order.
+    Raises ValueError if documents or signals are of another part.
     """
     undecided = pc.is_null(records.column("outcome")).to_numpy()
     ids = records.column("doc_id").filter(pa.array(undecided))
@@ -98,20 +110,31 @@ def decide(
     for i, removed in enumerate(compared.column("removed_by").to_pylist()):
         if removed is not None:
             broken[i] = (f"dedup.{removed}",)
+    leaks = _leaks(documents.column("doc_id"), contamination)
+    if recipe.decontaminate.action == "drop":
+        for i in leaks:
+            broken[i] = (*broken[i], LEAKED)
     kept = _unbroken(broken)
     masked = _masked(documents, kept, recipe)
     personal = _personal(documents.column("doc_id"), masked.found)
-    texts = _edited(documents, pa.concat_tables([edits, masked.edits]), kept)
-    n_words = _word_count(texts)
+    edits = pa.concat_tables([edits, masked.edits])
+    whole = _edited(documents, edits, kept)
     if recipe.dedup.cuts:
+        n_words = _word_count(whole)
         for i in np.flatnonzero(kept & (n_words.fill_null(1).to_numpy() == 0)).tolist():
             broken[i] = (NOTHING_LEFT,)
+    cut = {}
+    if recipe.decontaminate.action == "cut":
+        for i, found in leaks.items():
+            if not broken[i]:
+                cut[i], reason = _in_pieces(documents.slice(i, 1), found, edits, recipe)
+                broken[i] = reason
     if recipe.pii.max_hits is not None:
         counts = pc.list_value_length(personal).to_numpy()
         for i in np.flatnonzero(kept & (counts > recipe.pii.max_hits)).tolist():
             broken[i] = (*broken[i], TOO_PERSONAL)
     kept = _unbroken(broken)
-    texts = pc.if_else(pa.array(kept), texts, pa.scalar(None, pa.string()))
+    texts = _lists(whole, cut, kept)
     position = np.where(undecided, np.cumsum(undecided) - 1, -1)
     into_documents = pa.array(position, mask=~undecided)
 
@@ -138,12 +161,67 @@ def decide(
         "row": pa.nulls(records.num_rows, pa.int32()),
         "pii": personal.take(into_documents),
         "upsample": _upsampled(compared.column("cluster_size"), kept, recipe).take(into_documents),
-        "text": texts.take(into_documents),
-        "n_words": pc.if_else(pa.array(kept), n_words, None).take(into_documents),
-        "n_bytes": pc.binary_length(texts).take(into_documents),
+        "contamination": _held(leaks, len(broken)).take(into_documents),
+        "n_pieces": pc.list_value_length(texts).take(into_documents),
+        "texts": texts.take(into_documents),
     }
     schema = decided_schema(signals.schema)
     return pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema)
+
+
+Leaks = dict[int, list[dict[str, Any]]]
+"""By the number of a document, the rows of CONTAMINATION that are about it."""
+
+
+def _leaks(doc_ids: pa.ChunkedArray, contamination: pa.Table | None) -> Leaks:
+    """The benchmark items in each document, in the order of documents; decoys are no items."""
+    if contamination is None:
+        return {}
+    found = contamination.filter(pc.invert(contamination.column("decoy")))
+    at = pc.index_in(found.column("doc_id"), value_set=doc_ids.combine_chunks()).to_pylist()
+    leaks: Leaks = {}
+    for i, row in sorted(zip(at, found.to_pylist(), strict=True), key=lambda pair: (pair[0], *_place(pair[1]))):
+        leaks.setdefault(i, []).append(row)
+    return leaks
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["start"], row["end"], row["benchmark"], row["item"]
+
+
+def _held(leaks: Leaks, n_documents: int) -> pa.Array:
+    """For each document the benchmark items in it, by name."""
+    names = CONTAMINATED.value_type.names
+    named = ([{name: row[name] for name in names} for row in leaks.get(i, ())] for i in range(n_documents))
+    return pa.array(named, CONTAMINATED)
+
+
+def _in_pieces(
+    document: pa.Table, leaks: list[dict[str, Any]], edits: pa.Table, recipe: Recipe
+) -> tuple[list[str], tuple[str, ...]]:
+    """What is left of a document when the items in it are cut out, and the reason to drop it, if there is one."""
+    options = recipe.decontaminate
+    (doc_id,), (text,) = document.column("doc_id").to_pylist(), document.column("text").to_pylist()
+    own = edits.filter(pc.equal(edits.column("doc_id"), doc_id)).select(["start", "end", "replacement"])
+    cuts = widened(text, [(leak["start"], leak["end"]) for leak in leaks], options.context)
+    left = pieces(text, cuts, [tuple(edit.values()) for edit in own.to_pylist()], options.least_piece)
+    if left.n > options.most_pieces:
+        return [], (TOO_MANY_PIECES,)
+    return left.texts, () if left.texts else (NOTHING_BUT_LEAKS,)
+
+
+def _lists(texts: pa.Array, cut: dict[int, list[str]], kept: np.ndarray) -> pa.ListArray:
+    """A list of texts for each document that is kept, null for the others: its text, or its pieces where it was cut."""
+    lengths = np.ones(len(texts), np.int32)
+    values = []
+    at = 0
+    for i, left in cut.items():
+        values += [texts.slice(at, i - at), pa.array(left, pa.string())]
+        lengths[i] = len(left)
+        at = i + 1
+    flat = pa.concat_arrays([*values, texts.slice(at)])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), flat, mask=pa.array(~kept))
 
 
 def _unbroken(broken: list[tuple[str, ...]]) -> np.ndarray:
@@ -221,20 +299,38 @@ def settle(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     rows = _replace(rows, "rule_hits", pa.array(rule_hits, pa.list_(pa.string())))
 
     kept = pc.equal(rows.column("outcome"), str(Outcome.KEPT)).to_numpy()
-    numbers = pa.array(np.cumsum(kept) - 1, pa.int32(), mask=~kept)
-    rows = _replace(rows, "row", numbers)
-    rows = _replace(rows, "shard", pc.if_else(pa.array(kept), rows.column("shard"), None))
+    lengths = np.where(kept, rows.column("n_pieces").fill_null(0).to_numpy(), 0)
+    first = pa.array(np.cumsum(lengths) - lengths, pa.int32(), mask=~kept)
+    rows = _replace(rows, "row", first)
+    for name in ("shard", "n_pieces"):
+        rows = _replace(rows, name, pc.if_else(pa.array(kept), rows.column(name), None))
 
-    ledger = rows.drop_columns([c.name for c in _TEXT])
-    chosen = rows.filter(pa.array(kept))
-    renamed = {"id": "doc_id"}
-    curated = [
-        chosen.column(renamed.get(c.name, c.name))
-        if renamed.get(c.name, c.name) in chosen.column_names
-        else pa.nulls(chosen.num_rows, c.type)
-        for c in CURATED
-    ]
-    return ledger.combine_chunks(), pa.table(curated, schema=CURATED).combine_chunks()
+    ledger = rows.drop_columns([_TEXTS.name])
+    return ledger.combine_chunks(), _curated(rows.filter(pa.array(kept)))
+
+
+def _curated(kept: pa.Table) -> pa.Table:
+    """The rows that people load: one for each piece of a page that is kept."""
+    texts = kept.column(_TEXTS.name).combine_chunks()
+    parents, flat = texts.value_parent_indices(), texts.flatten()
+    lengths = kept.column("n_pieces").to_numpy()
+    number = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    own = {
+        "id": kept.column("doc_id").take(parents),
+        "piece": pa.array(number, pa.int32()),
+        "text": flat,
+        "n_words": _word_count(flat),
+        "n_bytes": pc.binary_length(flat),
+    }
+    columns = []
+    for column in CURATED:
+        if column.name in own:
+            columns.append(own[column.name])
+        elif column.name in kept.column_names:
+            columns.append(kept.column(column.name).take(parents))
+        else:
+            columns.append(pa.nulls(len(flat), column.type))
+    return pa.table(columns, schema=CURATED).combine_chunks()
 
 
 def _replace(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from pipeline.contamination.options import Decontamination
 from pipeline.dedup.options import Dedup
 from pipeline.errors import RecipeError
 from pipeline.masking import Masking
@@ -178,6 +179,7 @@ class Recipe(Options):
     extraction: Extraction = Extraction()
     rules: dict[str, RuleGroup] = Field(default_factory=dict)
     dedup: Dedup = Dedup()
+    decontaminate: Decontamination = Decontamination()
     pii: Masking = Masking()
     output: Output = Output()
 

@@ -87,6 +87,56 @@ PII = pa.schema(
     ]
 )
 
+SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32())]))
+
+CONTAMINATION = pa.schema(
+    [
+        field("doc_id", pa.string(), "page that holds the item, among those that rules and deduplication keep", "hex"),
+        field("benchmark", pa.string(), "benchmark that the item belongs to"),
+        field("item", pa.string(), "the item's id in its benchmark"),
+        field(
+            "decoy", pa.bool_(), "whether the item was made of pieces of others, to count false alarms; never acted on"
+        ),
+        field(
+            "score", pa.float32(), "how much of the item stands in the page, as the recipe's mode measures it", "0..1"
+        ),
+        field("question", pa.float32(), "share of the question that was matched; null where it has none", "0..1"),
+        field(
+            "answer", pa.float32(), "share of its choices or answer that was matched; null where it has none", "0..1"
+        ),
+        field("passage", pa.float32(), "share of its passage that was matched; null where it has none", "0..1"),
+        field("n_grams", pa.int32(), "n-grams of the item that were matched, common ones left out"),
+        field("start", pa.int32(), "first character of what was matched", "characters of the extracted text"),
+        field("end", pa.int32(), "one past its last character", "characters of the extracted text"),
+        field("spans", SPANS, "every stretch that was matched", "characters of the extracted text"),
+    ]
+)
+
+BENCHMARK_ITEMS = pa.schema(
+    [
+        field("benchmark", pa.string(), "benchmark"),
+        field("item", pa.string(), "the item's id in its benchmark"),
+        field("task", pa.string(), "task of lm-evaluation-harness; null where the benchmark's description names none"),
+        field("doc", pa.int32(), "number of the item in that task"),
+        field("decoy", pa.bool_(), "whether it was made of pieces of other items"),
+        field(
+            "status", pa.string(), "ok; short or empty: cannot be matched; duplicate: matched as the item it repeats"
+        ),
+        field(
+            "duplicate_of", pa.string(), "first item with the same words, as BENCHMARK/ITEM; null where it is the first"
+        ),
+        field("n_words", pa.int32(), "length", "words"),
+        field("n", pa.int32(), "length of its n-grams", "words"),
+        field("n_pages", pa.int32(), "pages that hold it"),
+        field("best_score", pa.float32(), "highest score of a page; null where no page holds it", "0..1"),
+        field("best_doc_id", pa.string(), "the page of that score, of several the one with the smallest id", "doc_id"),
+        field("best_url", pa.string(), "address of that page"),
+        field("text", pa.string(), "the item as the benchmark has it; null where no page holds it"),
+        field("excerpt", pa.string(), "what that page says there, personal data masked as in the curated text"),
+        field("marks", SPANS, "what of the excerpt was matched", "characters of excerpt"),
+    ]
+)
+
 INPUTS = pa.schema(
     [
         field("warc_file", pa.string(), "input file as it was named to the run"),
@@ -117,7 +167,10 @@ DUPLICATES = pa.schema(
 
 CURATED = pa.schema(
     [
-        field("id", pa.string(), "doc_id", "hex"),
+        field("id", pa.string(), "doc_id; that of several rows where the page was cut in pieces", "hex"),
+        field(
+            "piece", pa.int32(), "number of the piece, where a benchmark overlap cut the page in several; otherwise 0"
+        ),
         field("text", pa.string(), "text after edits"),
         field("url", pa.string(), "address of the page"),
         field("date", TIMESTAMP, "when it was crawled", "UTC"),

@@ -4,13 +4,24 @@ from pathlib import Path
 
 from pipeline.curation import ledger_schema
 from pipeline.signals.statistics import Statistics
-from pipeline.tables import CURATED, DOCUMENTS, DUPLICATES, EDITS, INPUTS, RECORDS, describe
+from pipeline.tables import (
+    BENCHMARK_ITEMS,
+    CONTAMINATION,
+    CURATED,
+    DOCUMENTS,
+    DUPLICATES,
+    EDITS,
+    INPUTS,
+    RECORDS,
+    describe,
+)
 
 _HEAD = """# Tables
 
 Parquet, zstd. This page is made from the schemas in the code; the same texts are in the field metadata of every file.
 `records`, `documents`, `signals` and `edits` are in parts, one for each split of an input file, with the same records in
-the same order; `cuts` and `duplicates` are in the same parts, keyed by doc_id.
+the same order; `cuts`, `duplicates` and `contamination` are in the same parts, keyed by doc_id. `benchmark_items` is in
+the order of the benchmarks' files.
 `ledger` and `curated` are in shards by ranges of the id, sorted by it.
 """
 
@@ -30,6 +41,8 @@ def page() -> str:
         "edits": ("spans that a recipe's line edits cut or replace", EDITS),
         "cuts": ("spans that were cut as repeated lines or paragraphs", EDITS),
         "duplicates": ("one row for each document that was compared with others", DUPLICATES),
+        "contamination": ("one row for each benchmark item in a document", CONTAMINATION),
+        "benchmark_items": ("one row for each item of the benchmarks that were looked for", BENCHMARK_ITEMS),
         "inputs": ("the account of each split of an input file", INPUTS),
         "ledger": (
             "records, documents without the text, signals, and:",

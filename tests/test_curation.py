@@ -6,9 +6,18 @@ import pyarrow as pa
 import pytest
 
 from pipeline.annotation import Measurement
-from pipeline.curation import SAME_RECORD, decide, settle, shard_count, shard_of
+from pipeline.curation import (
+    LEAKED,
+    NOTHING_BUT_LEAKS,
+    SAME_RECORD,
+    TOO_MANY_PIECES,
+    decide,
+    settle,
+    shard_count,
+    shard_of,
+)
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.tables import CURATED, DOCUMENTS, RECORDS, document_id
+from pipeline.tables import CONTAMINATION, CURATED, DOCUMENTS, RECORDS, document_id
 
 RECIPE = parse_recipe("name: x\nrules: {q: {bounds: {word_count: [3, null]}}}\n")
 DATE = datetime(2024, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -60,8 +69,9 @@ def test_every_record_gets_one_row_and_every_reason() -> None:
     assert decided.column("doc_id").to_pylist() == [r["doc_id"] for r in rows]
     assert decided.column("outcome").to_pylist() == ["kept", "dropped", "dropped", "error"]
     assert decided.column("rule_hits").to_pylist() == [[], ["g"], ["q.word_count"], ["g"]]
-    assert decided.column("text").to_pylist() == ["one two three four", None, None, None]
-    assert decided.column("n_words").to_pylist() == [4, None, None, None]
+    assert decided.column("texts").to_pylist() == [["one two three four"], None, None, None]
+    assert decided.column("n_pieces").to_pylist() == [1, None, None, None]
+    assert settle(decided)[1].column("n_words").to_pylist() == [4]
     assert decided.column("word_count").to_pylist() == [4, None, 1, None]
 
 
@@ -99,7 +109,7 @@ def test_line_edits_are_applied_to_the_curated_text_only() -> None:
     decided = decide(*tables, recipe, 1)
     assert tables[1].column("text").to_pylist() == [text]
     if decided.column("outcome")[0].as_py() == "kept":
-        assert "cookie" not in decided.column("text")[0].as_py()
+        assert "cookie" not in decided.column("texts")[0].as_py()[0]
     assert any(e["reason"] for e in tables[3].to_pylist())
 
 
@@ -115,3 +125,77 @@ def test_shards_are_equal_ranges_of_the_id_space() -> None:
     assert shard_of(ids, 1).tolist() == [0, 0, 0, 0]
     assert shard_count(0, RECIPE) == 1
     assert shard_count(RECIPE.output.shard_bytes + 1, RECIPE) == 2
+
+
+ITEM = "what does the keeper of the lamp do when both bells ring at once"
+FILL = " ".join(f"word{i}" for i in range(60))  # 409 characters
+
+
+def leak(record: dict, text: str, **other: object) -> dict:
+    start = text.index(ITEM)
+    row = dict.fromkeys(CONTAMINATION.names) | {
+        "doc_id": record["doc_id"],
+        "benchmark": "b",
+        "item": "7",
+        "decoy": False,
+    }
+    return row | {"score": 1.0, "start": start, "end": start + len(ITEM), "spans": []} | other
+
+
+def decontaminated(action: str, texts: dict[int, str], leaks: list[dict], more: str = "") -> tuple[pa.Table, pa.Table]:
+    recipe = parse_recipe(f"name: x\ndecontaminate: {{action: {action}, context: 20, least_piece: 100{more}}}\n")
+    rows = [record(i) for i in texts]
+    table = pa.Table.from_pylist(leaks, CONTAMINATION)
+    return settle(decide(*part(rows, texts, recipe), recipe, 1, None, table))
+
+
+def test_a_page_with_an_item_is_cut_in_pieces_that_are_rows_of_their_own() -> None:
+    texts = {0: f"{FILL} one {ITEM}? two {FILL}", 1: "a page without items"}
+    ledger, curated = decontaminated("cut", texts, [leak(record(0), texts[0]), leak(record(0), texts[0], item="8")])
+    by_id = {row["doc_id"]: row for row in ledger.to_pylist()}
+    cut, plain = by_id[record(0)["doc_id"]], by_id[record(1)["doc_id"]]
+    assert (cut["outcome"], cut["n_pieces"], plain["n_pieces"]) == ("kept", 2, 1)
+    assert [(held["benchmark"], held["item"]) for held in cut["contamination"]] == [("b", "7"), ("b", "8")]
+    assert plain["contamination"] == []
+    rows = curated.to_pylist()
+    assert [row["id"] for row in rows[cut["row"] : cut["row"] + 2]] == [cut["doc_id"]] * 2
+    assert rows[plain["row"]]["text"] == texts[1]
+    assert [row["piece"] for row in rows[cut["row"] : cut["row"] + 2]] == [0, 1]
+    for row in rows[cut["row"] : cut["row"] + 2]:
+        assert not any(word in row["text"].split() for word in (*ITEM.split(), "one", "two"))
+        assert row["text"] in FILL and row["n_words"] == len(row["text"].split())
+
+
+def test_pieces_that_are_too_short_go_and_with_the_last_the_page() -> None:
+    texts = {0: f"{FILL} {ITEM} short end", 1: f"short {ITEM} end"}
+    leaks = [leak(record(i), text) for i, text in texts.items()]
+    ledger, curated = decontaminated("cut", texts, leaks)
+    assert sorted(zip(ledger["outcome"].to_pylist(), ledger["reason"].to_pylist(), strict=True), key=str) == [
+        ("dropped", NOTHING_BUT_LEAKS),
+        ("kept", None),
+    ]
+    assert curated.column("piece").to_pylist() == [0]
+
+
+def test_a_page_in_too_many_pieces_is_dropped() -> None:
+    text = f" {ITEM} ".join([FILL] * 4)
+    starts = [at for at in range(len(text)) if text.startswith(ITEM, at)]
+    leaks = [leak(record(0), text, start=at, end=at + len(ITEM)) for at in starts]
+    assert decontaminated("cut", {0: text}, leaks)[1].column("piece").to_pylist() == [0, 1, 2, 3]
+    ledger, curated = decontaminated("cut", {0: text}, leaks, ", most_pieces: 3")
+    assert ledger.column("rule_hits").to_pylist() == [[TOO_MANY_PIECES]] and curated.num_rows == 0
+
+
+@pytest.mark.parametrize("action", ["drop", "mark"])
+def test_pages_with_items_can_be_dropped_or_only_marked_and_decoys_do_nothing(action: str) -> None:
+    texts = {0: f"{FILL} {ITEM} {FILL}", 1: f"{ITEM} {FILL}"}
+    ledger, curated = decontaminated(
+        action, texts, [leak(record(0), texts[0]), leak(record(1), texts[1], decoy=True, item="decoy-1")]
+    )
+    by_id = {row["doc_id"]: row for row in ledger.to_pylist()}
+    leaked, clean = by_id[record(0)["doc_id"]], by_id[record(1)["doc_id"]]
+    assert leaked["reason"] == (LEAKED if action == "drop" else None)
+    assert [held["item"] for held in leaked["contamination"]] == ["7"]
+    assert clean["outcome"] == "kept" and clean["contamination"] == []
+    assert texts[1] in curated.column("text").to_pylist()
+    assert (texts[0] in curated.column("text").to_pylist()) == (action == "mark")
