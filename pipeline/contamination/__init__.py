@@ -1,0 +1,1 @@
+"""Decontamination: which pages hold items of benchmarks, which items leaked, and what is cut."""
