@@ -145,8 +145,8 @@ def long_page(pages: Sequence[str], draw: random.Random, words: int = LONG_PAGE)
 def printed(item: Mapping[str, Any], label: str = "{}.", answer: str = "Answer: ") -> str:
     """Passage, question, labelled choices and the answer on lines of their own; a program goes on where its start ends."""
     right = item.get("answer") or ""
-    if item["question"].endswith("\n"):  # the head of a function, and its body
-        return _lines(item.get("passage"), item["question"] + right)
+    if right and not item["choices"] and re.search(r"^def .*:", item["question"], re.M):  # a function's head and body
+        return _lines(item.get("passage"), item["question"], "    " + right)
     choices = list(item["choices"])
     if right and right in choices:
         right = _labelled(choices, label)[choices.index(right)]

@@ -67,8 +67,8 @@ def test_verbatim_prints_the_item_as_a_quiz_does():
 
 
 def test_a_program_goes_on_where_its_head_ends():
-    item = {**OPEN, "passage": None, "question": "def double(n):\n", "answer": "    return 2 * n\n"}
-    assert leak(item, "verbatim") == ("def double(n):\n    return 2 * n\n",)
+    item = {**OPEN, "passage": None, "question": "def double(n):", "answer": "return 2 * n"}
+    assert leak(item, "verbatim") == ("def double(n):\n    return 2 * n",)
 
 
 def test_reformatted_keeps_nearly_all_words_in_order():
