@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from pipeline.contamination.fields import nearest
 from pipeline.errors import InputError, RecipeError
 from pipeline.sources.inputs import expand, open_input
 
@@ -33,11 +34,16 @@ def find_files(paths: Sequence[str], base: Path | None = None) -> list[str]:
     """
     files: dict[str, None] = {}
     for path in paths:
-        absolute = base is None or "://" in path or Path(path).is_absolute()
+        if base is not None and "://" not in path:
+            path = str(base / path)
+        if Path(path).is_dir():
+            raise RecipeError(f"{path}: is a folder; name the files in it, for example {path.rstrip('/')}/*.jsonl")
         try:
-            found = expand([path if absolute else str(Path(base or "") / path)])
+            found = expand([path])
         except InputError as error:
-            raise RecipeError(str(error)) from None
+            folder = Path(path).parent
+            near = nearest(Path(path).name, (p.name for p in folder.iterdir())) if folder.is_dir() else ""
+            raise RecipeError(f"{error}{near}") from None
         files.update(dict.fromkeys(file.path for file in found))
     for file in files:
         _kind(file)
