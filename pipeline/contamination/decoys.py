@@ -88,7 +88,8 @@ class _Pool:
                 self.at[place].append(item)
 
     def mix(self, count: int, used: set[int], *key: object) -> str:
-        """A text of up to `count` pieces, each of another item, which go to `used`; shorter where no others have one."""
+        """A text of up to `count` pieces, each of another item, which go to `used`; shorter where no others have one, and
+        empty where all would be one item's."""
         mixed: list[str] = []
         for place in range(min(count, len(self.at))):
             holders = self.at[place]
@@ -98,7 +99,7 @@ class _Pool:
                 break
             used.add(donor)
             mixed.append(self.pieces[donor][place])
-        return "".join(mixed).strip()
+        return "".join(mixed).strip() if len(mixed) >= min(2, count) else ""
 
 
 class _Phrases:
@@ -184,6 +185,8 @@ class _Mixer:
             used: set[int] = set()
             question = self.questions.mix(len(self.questions.pieces[at]), used, *key, "question")
             passage = self.passages.mix(len(self.passages.pieces[at]), set(), *key, "passage")
+            if bool(question) != bool(shape["question"]) or bool(passage) != bool(shape["passage"]):
+                continue
             choices = [
                 pool.mix(len(pool.pieces[at]), used, *key, "choice", j)
                 for j, pool in enumerate(self.choices[: len(shape["choices"])])
