@@ -275,7 +275,7 @@ class _Reader:
                 try:
                     parts = self._spread(fields)
                 except FieldError as fault:
-                    raise RecipeError(f"{where}: {fault}") from None
+                    raise RecipeError(f"{where}: {fault}{self._layouts()}") from None
                 single = len(parts) == 1 and parts[0] is fields
                 for k, part in enumerate(parts):
                     here = where if single else f"{where}, item {k + 1}"
@@ -284,9 +284,15 @@ class _Reader:
                         if self._wanted(part):
                             read.append((self._item(part, "/".join(at if single else [*inner, str(k)])), here))
                     except (FieldError, TimeoutError) as fault:
-                        raise RecipeError(f"{here}: {fault}") from None
+                        raise RecipeError(f"{here}: {fault}{self._layouts()}") from None
         self._judge(files, len(read))
         return read
+
+    def _layouts(self) -> str:
+        """A hint at the other layouts of a set that ship."""
+        used = self.benchmark.set or ""
+        others = [name for name in descriptions() if name.partition("@")[0] == used.partition("@")[0] and name != used]
+        return f"; other layouts that ship: {', '.join(others)}" if others else ""
 
     def _judge(self, files: Sequence[str], count: int) -> None:
         first = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"

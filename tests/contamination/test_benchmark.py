@@ -303,6 +303,12 @@ def test_a_row_that_does_not_fit_its_description(tmp_path: Path, keys: dict[str,
     assert "s.jsonl" in message and words in message
 
 
+def test_the_layouts_that_ship_are_named_where_one_does_not_fit(tmp_path: Path) -> None:
+    path = lines(tmp_path / "s.jsonl", [{"id": "1", "question": "Who?", "choice0": "owl", "answer": 0}])
+    assert refused(set="mmlu", path=path).endswith("; other layouts that ship: mmlu@columns, mmlu@csv")
+    assert "layouts that ship" not in refused(**OWN, path=path)
+
+
 def test_two_items_with_one_id_or_one_document(tmp_path: Path) -> None:
     path = lines(tmp_path / "s.jsonl", [{"q": "a", "n": 1}, {"q": "b", "n": 2}, {"q": "c", "n": 1}])
     message = refused(name="s", path=path, question="q", id="n")
