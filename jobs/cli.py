@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs import dedup_commands
+from jobs import decontamination_commands, dedup_commands
 from pipeline.errors import CrawlmillError, UsageError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 app.add_typer(dedup_commands.app, name="dedup")
+app.add_typer(decontamination_commands.app, name="decontaminate")
 
 out = Console()
 err = Console(stderr=True)
@@ -35,6 +36,10 @@ _RecipeOption = Annotated[str, typer.Option("--recipe", help="Name of a shipped 
 
 _IndexOption = Annotated[
     str | None, typer.Option("--index", help="Band index to look for duplicates in, and to add this run to.")
+]
+
+_BenchmarksOption = Annotated[
+    str | None, typer.Option("--benchmarks", help="YAML file of benchmarks to look for, instead of the recipe's.")
 ]
 
 
@@ -83,9 +88,12 @@ def run(
     partitions: Annotated[
         int | None, typer.Option(help="Spark tasks to use; the result does not depend on it.", min=1)
     ] = None,
-    upto: Annotated[str, typer.Option(help="Last stage to run: extract, annotate, deduplicate or curate.")] = "curate",
+    upto: Annotated[
+        str, typer.Option(help="Last stage to run: extract, annotate, deduplicate, decontaminate or curate.")
+    ] = "curate",
     master: Annotated[str | None, typer.Option(help="Spark master; all local cores if not given.")] = None,
     index: _IndexOption = None,
+    benchmarks: _BenchmarksOption = None,
     tolerate: Annotated[
         float | None,
         typer.Option(
@@ -103,6 +111,8 @@ def run(
 
     began = time.monotonic()
     loaded = load_recipe(recipe)
+    if benchmarks is not None:
+        loaded = loaded.with_benchmarks(benchmarks)
     if tolerate is not None:
         loaded = loaded.model_copy(update={"inputs": loaded.inputs.model_copy(update={"tolerate": tolerate})})
     problem: CrawlmillError | None = None
@@ -149,13 +159,15 @@ def redecide(
     output: Annotated[str, typer.Option("--output", help="Folder for the new ledger and shards.")],
     recipe: _RecipeOption = "default",
     index: _IndexOption = None,
+    benchmarks: _BenchmarksOption = None,
 ) -> None:
     """Decide an earlier run again under other thresholds, without extracting again."""
     from jobs.curate import redecide as job
     from pipeline.recipe import load_recipe
 
     began = time.monotonic()
-    done = job(source, load_recipe(recipe), output, index)
+    loaded = load_recipe(recipe)
+    done = job(source, loaded if benchmarks is None else loaded.with_benchmarks(benchmarks), output, index)
     _show_funnel(done)
     out.print(f"decided in {time.monotonic() - began:.1f} s", highlight=False)
 
@@ -243,8 +255,12 @@ def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | N
     if row["pii"]:
         kinds = Counter(hit["kind"] for hit in row["pii"])
         facts.append(("masked", ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))))
+    if row["contamination"]:
+        held = ", ".join(f"{hit['benchmark']}/{hit['item']} ({hit['score']:.2f})" for hit in row["contamination"])
+        facts.append(("benchmark items", held))
     if row["outcome"] == "kept":
-        facts.append(("written to", f"curated/shard-{row['shard']:05d}.parquet, row {row['row']}"))
+        several = f" to {row['row'] + row['n_pieces'] - 1}" if row["n_pieces"] > 1 else ""
+        facts.append(("written to", f"curated/shard-{row['shard']:05d}.parquet, row {row['row']}{several}"))
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         out.print(f"{name:<{width}}  {escape(str(value))}", highlight=False, soft_wrap=True)
@@ -296,6 +312,8 @@ def _show_funnel(done: Any) -> None:
         f"read {read:,} = kept {counts['kept']:,} + dropped {counts['dropped']:,} + error {counts['error']:,}",
         highlight=False,
     )
+    if done.recipe.decontaminate.looks:
+        out.print(decontamination_commands.in_words(done), highlight=False)
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs import deduplicate
+from jobs import decontaminate, deduplicate
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
-from jobs.runs import Run, existing_run, read_part
+from jobs.runs import Run, existing_run, read_compared
 from jobs.session import Watch, session
 from jobs.store import RunFolder
 from pipeline.annotation import measured_schema
@@ -38,14 +38,10 @@ class _Curation:
     schema: pa.Schema
 
     def decided(self, part: str) -> pa.Table:
-        source, own = RunFolder(self.measures), RunFolder(self.output)
-        records, documents, signals, edits = read_part(source, part, self.recipe)
-        duplicates = None
-        if self.recipe.dedup.cuts:
-            edits = pa.concat_tables([edits, own.read_table(f"cuts/part-{part}.parquet")])
-        if self.recipe.dedup.compares:
-            duplicates = own.read_table(f"duplicates/part-{part}.parquet")
-        return decide(records, documents, signals, edits, self.recipe, self.n_shards, duplicates).cast(self.schema)
+        own = RunFolder(self.output)
+        read, duplicates = read_compared(RunFolder(self.measures), own, part, self.recipe)
+        leaks = own.read_table(f"contamination/part-{part}.parquet") if self.recipe.decontaminate.looks else None
+        return decide(*read, self.recipe, self.n_shards, duplicates, leaks).cast(self.schema)
 
     def send(self, part: str) -> Iterator[Parcel]:
         """A part's decided rows, apart by shard."""
@@ -182,6 +178,8 @@ def redecide(source: str, recipe: Recipe, output: str, index: str | None = None,
             spark = session("redecide")
         deduplicate.deduplicate(spark, run, measures, index, watch=watch)
         run.record(deduplicate.STAGE, done=True)
+        decontaminate.decontaminate(spark, run, measures, watch=watch)
+        run.record(decontaminate.STAGE, done=True)
         curate(spark, run, measures, watch=watch)
         run.record(STAGE, done=True)
     return run

@@ -297,9 +297,9 @@ def deduplicate(
     pages = _Kept(source.folder.path, run.folder.path, run.recipe, names)
     opened = make_or_open(index or f"{run.folder.path}/{PRIVATE}", run.recipe, text_bytes, LEAST_SHARDS if index else 1)
     ask = partial(exchange, spark, partitions=partitions, least=source.least_slices, watch=watch)
-    if dedup.cuts and not _step_done(run, "cuts"):
+    if dedup.cuts and not run.step_done(STAGE, "cuts"):
         count_repeats(pages, opened.n_shards, ask)
-        _step_done(run, "cuts", now=True)
+        run.step_done(STAGE, "cuts", now=True)
     if dedup.compares:
         dumps = {dump for manifest in extracted for dump in manifest["dumps"]}
         log = compare(spark, pages, opened, dumps, source.info["inputs_digest"][:16], index is not None, ask)
@@ -389,15 +389,6 @@ def remove_dump(index: BandIndex, dump: str, spark: Any | None = None) -> None:
             resolve(spark, resolution, partial(exchange, spark))
         # Last, so that a removal that was killed can be asked for again.
         index.folder.remove_tree(results)
-
-
-def _step_done(run: Run, step: str, now: bool = False) -> bool:
-    """Whether a step was done, by this process or one that was killed; `now` notes that it is."""
-    done = run.info["stages"].setdefault(STAGE, {}).setdefault("steps", [])
-    if now and step not in done:
-        done.append(step)
-        run.save()
-    return step in done
 
 
 def check_index(run: Run, index: str | None) -> None:

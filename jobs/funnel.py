@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 from jobs.curate import STAGE, outcome_counts
 from jobs.runs import Run
-from pipeline.curation import NOTHING_LEFT, SAME_RECORD, TOO_PERSONAL
+from pipeline.curation import (
+    LEAKED,
+    NOTHING_BUT_LEAKS,
+    NOTHING_LEFT,
+    SAME_RECORD,
+    TOO_MANY_PIECES,
+    TOO_PERSONAL,
+)
 from pipeline.rules import bounds
 
 _BEFORE_RULES = (
@@ -20,7 +27,17 @@ _BEFORE_RULES = (
     "gates.script",
 )
 
-_AFTER_RULES = (NOTHING_LEFT, "dedup.url", "dedup.exact", "dedup.minhash", TOO_PERSONAL, SAME_RECORD)
+_AFTER_RULES = (
+    NOTHING_LEFT,
+    "dedup.url",
+    "dedup.exact",
+    "dedup.minhash",
+    LEAKED,
+    TOO_MANY_PIECES,
+    NOTHING_BUT_LEAKS,
+    TOO_PERSONAL,
+    SAME_RECORD,
+)
 
 
 @dataclass(frozen=True)

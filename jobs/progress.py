@@ -12,6 +12,7 @@ _DOING = {
     "extract": "extracting",
     "annotate": "measuring",
     "deduplicate": "comparing",
+    "decontaminate": "looking for benchmarks",
     "curate": "deciding and writing",
 }
 

@@ -68,6 +68,14 @@ class Run:
         """Whether the whole stage is done."""
         return bool(self.info["stages"].get(stage, {}).get("done"))
 
+    def step_done(self, stage: str, step: str, now: bool = False) -> bool:
+        """Whether a step of a stage was done, by this process or one that was killed; `now` notes that it is."""
+        done = self.info["stages"].setdefault(stage, {}).setdefault("steps", [])
+        if now and step not in done:
+            done.append(step)
+            self.save()
+        return step in done
+
     def record(self, stage: str, **facts: Any) -> None:
         """Notes what a stage did in run.json."""
         self.info["stages"].setdefault(stage, {}).update(facts)
@@ -95,6 +103,18 @@ def read_part(folder: RunFolder, part: str, recipe: Recipe) -> Part:
         # A run that was measured with line edits can be decided without them: the raw signals are all there.
         edits = edits.slice(0, 0)
     return Part(records, documents, signals.select(["doc_id", *measured_schema(recipe).names]), edits)
+
+
+def read_compared(measures: RunFolder, own: RunFolder, part: str, recipe: Recipe) -> tuple[Part, pa.Table | None]:
+    """A part with the cuts of repeated lines among its edits, and the table duplicates where the recipe compares pages.
+
+    `own` is the folder of the run that looked for duplicates.
+    """
+    read = read_part(measures, part, recipe)
+    if recipe.dedup.cuts:
+        cuts = own.read_table(f"cuts/part-{part}.parquet")
+        read = read._replace(edits=pa.concat_tables([read.edits, cuts]))
+    return read, own.read_table(f"duplicates/part-{part}.parquet") if recipe.dedup.compares else None
 
 
 def commit(folder: RunFolder, stage: str, part: str, tables: dict[str, pa.Table], **facts: Any) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -100,6 +101,35 @@ class RunFolder:
                 draft.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"cannot write {self.path}/{name}: {_cause(error)}") from error
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        folder, _, _ = name.rpartition("/")
+        return name in self.list(folder)
+
+    def local_copy(self, name: str) -> Path:
+        """A file of this folder on this machine, which must not change once it is written: itself, or a copy in the
+        temporary folder that all processes of this user share. Raises StorageError.
+        """
+        if self.local:
+            return Path(self.path, name)
+        fs, root = self._filesystem()
+        key = hashlib.sha256(f"{self.path}/{name}".encode()).hexdigest()[:32]
+        kept = Path(tempfile.gettempdir(), f"crawlmill-{os.getuid()}", key)
+        try:
+            kept.parent.mkdir(mode=0o700, exist_ok=True)
+            if kept.parent.stat().st_uid != os.getuid():
+                raise StorageError(f"{kept.parent} belongs to another user; set TMPDIR to a folder of your own")
+            if not kept.exists():
+                draft = kept.with_name(f".{key}.{uuid.uuid4().hex}.tmp")
+                try:
+                    fs.get_file(f"{root}/{name}", str(draft))
+                    draft.replace(kept)
+                finally:
+                    draft.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot copy {self.path}/{name}: {_cause(error)}") from error
+        return kept
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Reads one file of a table. Raises StorageError where it is missing or damaged."""

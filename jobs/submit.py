@@ -24,11 +24,14 @@ def main(stage: str, arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--index", help="band index to look for duplicates in and to add to: a path or an s3:// address"
     )
+    parser.add_argument("--benchmarks", help="YAML file of benchmarks to look for, instead of the recipe's")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     upto = whole.STAGES[-1] if stage == "run" else stage
     try:
         recipe = load_recipe(options.recipe)
+        if options.benchmarks:
+            recipe = recipe.with_benchmarks(options.benchmarks)
         done = whole.run(
             recipe, options.input, options.output, partitions=options.partitions, upto=upto, index=options.index
         )

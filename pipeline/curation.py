@@ -80,9 +80,10 @@ def broken_rules(documents: pa.Table, signals: pa.Table, recipe: Recipe) -> list
     return hits(measures.combine_chunks(), recipe)
 
 
-def kept_rows(documents: pa.Table, signals: pa.Table, recipe: Recipe) -> np.ndarray:
-    """Which documents break no rule on their text, before duplicates are looked for."""
-    return _unbroken(broken_rules(documents, signals, recipe))
+def kept_rows(documents: pa.Table, signals: pa.Table, recipe: Recipe, duplicates: pa.Table | None = None) -> np.ndarray:
+    """Which documents break no rule on their text and, given what was compared, give way to no other."""
+    kept = _unbroken(broken_rules(documents, signals, recipe))
+    return kept & _compared(documents.column("doc_id"), duplicates).column("removed_by").is_null().to_numpy()
 
 
 def decide(

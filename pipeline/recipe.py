@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from pipeline.contamination.benchmark import digest, load_benchmarks
 from pipeline.contamination.options import Decontamination
 from pipeline.dedup.options import Dedup
 from pipeline.errors import RecipeError
@@ -216,9 +217,21 @@ class Recipe(Options):
     def digest(self) -> str:
         """Digest of the whole recipe with dialects and word lists resolved: equal digests decide alike."""
         rules = {name: dialect.model_dump() for name, dialect in self.groups()}
-        body = self.model_dump(exclude={"name", "description", "rules", "inputs"})
-        key = self.pii.fingerprint()
-        return _digest({**body, "rules": rules, "extracting": self.extracting, "pii_key": key})
+        body = self.model_dump(
+            exclude={"name": True, "description": True, "rules": True, "inputs": True, "decontaminate": {"benchmarks"}}
+        )
+        own = {
+            "rules": rules,
+            "extracting": self.extracting,
+            "pii_key": self.pii.fingerprint(),
+            "benchmarks": digest(self.decontaminate.benchmarks),
+        }
+        return _digest({**body, **own})
+
+    def with_benchmarks(self, path: str | Path) -> "Recipe":
+        """This recipe with the benchmarks of a YAML file instead of its own. Raises RecipeError."""
+        chosen = self.decontaminate.model_copy(update={"benchmarks": load_benchmarks(path)})
+        return self.model_copy(update={"decontaminate": chosen})
 
 
 def _digest(value: Any) -> str:

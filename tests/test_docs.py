@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.contamination.benchmark import load_benchmarks
+from pipeline.contamination.options import Decontamination, Evidence
 from pipeline.recipe import parse_recipe, published_recipes
 from pipeline.signals.pii import KINDS, NAME_KINDS
 
@@ -45,6 +47,18 @@ def test_the_kinds_of_personal_data_in_the_docs_are_those_there_are() -> None:
     assert set(parse_recipe("name: docs\n" + text).pii.mask) == set(KINDS)
     described = page.read_text(encoding="utf-8")
     assert all(f"`{kind}`" in described for kind in (*KINDS, *NAME_KINDS))
+
+
+def test_the_decontamination_options_in_the_docs_are_those_there_are(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "decontamination.md"
+    files, options = blocks(page, "yaml")
+    (tmp_path / "benchmarks.yaml").write_text(files)
+    assert [benchmark.name for benchmark in load_benchmarks(tmp_path / "benchmarks.yaml")] == ["mmlu", "gsm8k", "ours"]
+    found = parse_recipe("name: docs\n" + options).decontaminate
+    assert found == Decontamination()
+    described = page.read_text(encoding="utf-8")
+    names = {*Decontamination.model_fields, *Evidence.model_fields}
+    assert all(f"`{option}`" in described or f"  {option}:" in described for option in names)
 
 
 def test_every_shipped_recipe_is_described() -> None:

@@ -68,7 +68,7 @@ def widened(text: str, spans: Iterable[Span], context: int) -> list[Span]:
     cuts: list[Span] = []
     for start, end in sorted(spans):
         a, b = max(0, start - context), min(len(text), end + context)
-        while 0 < a and start - a < 2 * context and not text[a - 1].isspace() and not text[a].isspace():
+        while a > 0 and start - a < 2 * context and not text[a - 1].isspace() and not text[a].isspace():
             a -= 1
         while b < len(text) and b - end < 2 * context and not text[b - 1].isspace() and not text[b].isspace():
             b += 1
@@ -101,3 +101,34 @@ def pieces(text: str, cuts: Sequence[Span], edits: Sequence[Edit], least: int) -
             if len(piece) >= least:
                 texts.append(piece)
     return Pieces(texts, n)
+
+
+def excerpt(
+    text: str, spans: Iterable[Span], edits: Sequence[Edit], context: int = 100, most: int = 1_500
+) -> tuple[str, list[Span]]:
+    """What a text says around some spans, with `edits` applied, and where the spans lie in that.
+
+    It holds `context` characters on both sides, and `most` at all; what is left out is left out at the end.
+    """
+    merged: list[Span] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    if not merged:
+        return "", []
+    first = max(0, merged[0][0] - context)
+    last = min(len(text), merged[-1][1] + context, first + most)
+    shown, marks = "", []
+    at = first
+    for start, end in [*merged, (last, last)]:
+        for a, b, marked in ((at, min(start, last), False), (min(start, last), min(end, last), True)):
+            if a < b:
+                own = [(max(s, a) - a, min(e, b) - a, r) for s, e, r in edits if s < b and e > a]
+                piece = apply(text[a:b], own)
+                if marked and piece:
+                    marks.append((len(shown), len(shown) + len(piece)))
+                shown += piece
+        at = max(at, min(end, last))
+    return shown, marks

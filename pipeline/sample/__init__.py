@@ -11,6 +11,7 @@
 | `CC-MAIN-2024-22-text.warc.wet.gz` | WET (conversion records) |
 | `CC-MAIN-2024-22-damaged.warc.gz` | WARC with overwritten gzip members, a stretch of garbage, and an end cut off |
 | `benchmark.jsonl` | an invented benchmark; some pages quote its items |
+| `benchmarks.yaml` | what `crawlmill run --benchmarks` needs to know about it |
 | `truth.jsonl` | what should become of every content record and damaged stretch, and why |
 
 Kinds of pages are listed with their counts in `worthwhile` (kept), `planted` (kept today; duplicates, personal data,
@@ -48,6 +49,15 @@ from pipeline.sample.prose import bank
 __all__ = ["SampleSummary", "write_sample"]
 
 DAMAGES = ("middle", "head", "middle", "middle", "head", "cut")
+
+BENCHMARKS = """\
+benchmarks:
+  - name: orlamund
+    path: benchmark.jsonl
+    id: id
+    question: question
+    answer: answer
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +129,7 @@ def write_sample(folder: Path, seed: int = 0, pages: int = FULL) -> SampleSummar
     _write_lines(folder / "truth.jsonl", truth)
     items = [{"id": item_id(i), **item} for i, item in enumerate(bank("benchmark"))]
     _write_lines(folder / "benchmark.jsonl", items)
+    (folder / "benchmarks.yaml").write_text(BENCHMARKS, encoding="utf-8")
     return SampleSummary(
         folder=folder,
         files=files,
