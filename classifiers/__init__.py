@@ -1,0 +1,1 @@
+"""Small models that say what is worth learning from: their training sets, training, evaluation, cards and scores."""
