@@ -196,7 +196,7 @@ def train(
         "sha256": hashlib.sha256(model).hexdigest(),
     }
     suffix = ".ftz" if checked.quantised else ".bin"
-    _replace(to.with_name(to.name + suffix), model)
+    write_file(to.with_name(to.name + suffix), model)
     _write_json(to.with_name(to.name + ".json"), facts)
     return Head.open(to.with_name(to.name + suffix))
 
@@ -212,11 +212,11 @@ def update_facts(path: str | Path, **facts: Any) -> dict[str, Any]:
 
 
 def _write_json(path: Path, facts: Mapping[str, Any]) -> None:
-    _replace(path, (json.dumps(facts, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode())
+    write_file(path, (json.dumps(facts, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode())
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file as a whole or not at all."""
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file as a whole or not at all. Raises StorageError."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
