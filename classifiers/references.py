@@ -28,14 +28,14 @@ KINDS = (REF, TEMPLATE, BARE, SECTION, TABLE)
 external links; `table` is a row of the table externallinks, of which it is not known."""
 
 MOST_URL = 2_000
-"""Characters of an address: longer ones carry state, not a page; the URL blocklists of crawls stop there as well."""
+"""Characters of an address; longer ones name a state of an application, not a page."""
 
 PIECE, MOST_PIECE = 6_000, 16_000
 """Characters from which the parser's pieces end at the next line outside of templates, and at which they end anywhere.
-Its time grows with the square of what it is given: 0.1 s for the worst found of this length, minutes for ten times it."""
+Its time can grow with the square of what it is given: 0.1 s for the worst of this length, seconds for six times it."""
 
 MOST_DEPTH = 40
-"""Templates in templates; MediaWiki expands to this depth by default ($wgMaxTemplateDepth)."""
+"""Templates in templates; MediaWiki expands to this depth by default ($wgMaxTemplateDepth). 5,000 stop the parser for good."""
 
 MOST_ARGUMENTS = 300
 """Arguments that a template is searched for addresses with; with 2,000 the parser takes two seconds."""

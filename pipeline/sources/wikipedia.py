@@ -29,7 +29,7 @@ HEAD_BYTES = 1 << 16
 """Decompressed bytes by which a dump is recognised."""
 
 GAP_BYTES = 1 << 17
-"""Bytes that may stand before the first page: 6 kB in English Wikipedia, 30 kB where names of namespaces are long."""
+"""Bytes that may stand before the first page: some 2 kB of names of namespaces in English."""
 
 _PAGE, _END_PAGE, _END = b"<page>", b"</page>", b"</mediawiki>"
 _INDEX_NAME = re.compile(r"-multistream-index\d*\.txt[^/]*\Z")
