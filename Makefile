@@ -14,8 +14,10 @@ help:
 demo: setup java
 	@rm -rf demo/out demo/gopher
 	$(BIN)/crawlmill sample demo/web
-	$(BIN)/crawlmill run --recipe default --input demo/web --output demo/out --tolerate 0.25
+	$(BIN)/crawlmill run --recipe default --input demo/web --output demo/out --tolerate 0.25 \
+		--benchmarks demo/web/benchmarks.yaml
 	$(BIN)/crawlmill explain demo/out
+	$(BIN)/crawlmill decontaminate show demo/out
 	$(BIN)/crawlmill redecide demo/out --recipe gopher --output demo/gopher
 
 test: setup java lint types tests
@@ -41,7 +43,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c "import pyarrow; from pipeline.recipe import load_recipe; from pipeline.signals import measure; \
 		from pipeline.dedup.local import deduplicate, repeated_lines; measure(pyarrow.array(['a text']), load_recipe('default')); \
 		deduplicate(['one text of five words', 'one text of five words here']); repeated_lines(['a', 'b'], 1); \
-		from pipeline.signals.pii import Detector; Detector().find(pyarrow.array(['call (212) 555-0188']))"
+		from pipeline.signals.pii import Detector; Detector().find(pyarrow.array(['call (212) 555-0188'])); \
+		from pipeline.contamination.local import search; search(pyarrow.array(['who keeps the lamp of the mill']), \
+			[{'item': '1', 'question': 'who keeps the lamp of the mill'}])"
 	@touch $@
 
 # Spark needs a JVM of 17 or newer. Installed with apt where that is allowed, else the user is told how.

@@ -108,7 +108,8 @@ def excerpt(
 ) -> tuple[str, list[Span]]:
     """What a text says around some spans, with `edits` applied, and where the spans lie in that.
 
-    It holds `context` characters on both sides, and `most` at all; what is left out is left out at the end.
+    It holds `context` characters on both sides, whole words where there are some, and `most` at all; what is left out is
+    left out at the end.
     """
     merged: list[Span] = []
     for start, end in sorted(spans):
@@ -120,6 +121,8 @@ def excerpt(
         return "", []
     first = max(0, merged[0][0] - context)
     last = min(len(text), merged[-1][1] + context, first + most)
+    first = next((i for i in range(first, merged[0][0]) if i == 0 or text[i - 1].isspace()), first)
+    last = next((i for i in range(last, merged[-1][1], -1) if i == len(text) or text[i].isspace()), last)
     shown, marks = "", []
     at = first
     for start, end in [*merged, (last, last)]:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.contamination.cuts import pieces, stretches, to_extracted, widened
+from pipeline.contamination.cuts import excerpt, pieces, stretches, to_extracted, widened
 from pipeline.edits import apply
 
 # Letters that replacements do not hold, so that what is left of the text can be told from them.
@@ -65,3 +65,26 @@ def test_a_cut_ends_at_the_end_of_a_word_and_cuts_that_meet_are_one() -> None:
     assert widened(text, [(6, 10), (31, 35)], 0) == [(6, 10), (31, 35)]
     assert widened("x" * 100, [(50, 51)], 10) == [(30, 71)]
     assert widened("ab", [(0, 2)], 10) == [(0, 2)]
+
+
+def test_an_excerpt_shows_what_surrounds_the_spans_without_what_is_hidden() -> None:
+    text = "once upon a time the keeper of vera@example.net lit the lamp and went home again"
+    start, end = text.index("keeper"), text.index(" and")
+    mail = text.index("vera")
+    hidden = [(mail, mail + len("vera@example.net"), "<EMAIL_ADDRESS>")]
+    shown, marks = excerpt(text, [(start, end)], hidden, context=12)
+    assert shown == "a time the keeper of <EMAIL_ADDRESS> lit the lamp and went"
+    assert [shown[a:b] for a, b in marks] == ["keeper of <EMAIL_ADDRESS> lit the lamp"]
+    assert excerpt("x" * 100, [(40, 50)], [], context=10, most=15) == ("x" * 15, [(10, 15)])
+    assert excerpt(text, [], []) == ("", [])
+
+
+@given(edited(), st.data())
+def test_marks_of_an_excerpt_lie_inside_it(given: tuple[str, list[tuple[int, int, str]]], data: st.DataObject) -> None:
+    text, edits = given
+    places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
+    spans = list(zip(places[::2], places[1::2], strict=False))
+    shown, marks = excerpt(text, spans, edits, context=3)
+    flat = [place for mark in marks for place in mark]
+    assert flat == sorted(flat) and all(0 <= place <= len(shown) for place in flat)
+    assert all(a < b for a, b in marks)

@@ -117,6 +117,48 @@ def test_the_proof_names_item_page_and_words(searched: Run, leaks: dict[str, dic
     assert by_task(items, True) == {} == by_task(items, False)  # this benchmark is no task of anybody's
 
 
+def test_the_table_and_the_lists_of_a_benchmark_checked_by_hand(
+    finished: Run, tolerant: Recipe, leaks: dict[str, dict[str, Any]], sample_web: Path, tmp_path: Path
+) -> None:
+    items = [json.loads(line) for line in (sample_web / "benchmark.jsonl").read_text().splitlines()]
+    (known,) = (item for item in items if item["id"] == "orlamund-003")
+    rows = [
+        ("a", "x", known["question"], known["answer"]),
+        ("b", "x", "Which of the moons of Farrow is lived on by singing beetles of green glass?", "the third"),
+        ("c", "y", known["question"], known["answer"]),
+        ("d", "y", "", ""),
+        ("e", "y", "Why so?", "no"),
+    ]
+    lines = ["\t".join(row) for row in [("id", "subject", "q", "a"), *rows]]
+    (tmp_path / "mini.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "benchmarks.yaml").write_text(
+        "benchmarks: [{name: mini, path: mini.tsv, id: id, question: q, answer: a, lm_eval: {task: 'mini_{subject}'}}]\n"
+    )
+    recipe = tolerant.with_benchmarks(tmp_path / "benchmarks.yaml")
+    done = redecide(finished.folder.path, recipe, str(tmp_path / "out"))
+    table = done.folder.read_table(ITEMS)
+    real = table.filter(pc.invert(table.column("decoy"))).to_pylist()
+    n = sum(note["item"] == "orlamund-003" for note in leaks.values())
+    assert n > 0
+    facts = [(r["item"], r["task"], r["doc"], r["status"], r["duplicate_of"], r["n_pages"]) for r in real]
+    assert facts == [
+        ("a", "mini_x", 0, "ok", None, n),
+        ("b", "mini_x", 1, "ok", None, 0),
+        ("c", "mini_y", 0, "duplicate", "mini/a", n),
+        ("d", "mini_y", 1, "empty", None, 0),
+        ("e", "mini_y", 2, "short", None, 0),
+    ]
+    assert real[0]["text"] == f"{known['question']}\nAnswer: {known['answer']}"
+    assert leaks[real[0]["best_doc_id"]]["item"] == "orlamund-003"
+    results = Path(done.folder.path) / "decontamination"
+    assert json.loads((results / "lm_eval_contaminated.json").read_text()) == {"mini_x": [0], "mini_y": [0]}
+    assert json.loads((results / "lm_eval_clean.json").read_text()) == {"mini_x": [1], "mini_y": [1, 2]}
+    listed = [json.loads(line)["item"] for line in (results / "contaminated.jsonl").read_text().splitlines()]
+    assert listed == ["a", "c"]
+    page = (results / "report.html").read_text()
+    assert "1 item found" in page and "mini_x, document 0" in page
+
+
 def test_the_result_does_not_depend_on_partitions_or_on_how_it_is_run(
     searched: Run, sample_web: Path, searching: Recipe, tmp_path: Path
 ) -> None:
