@@ -16,16 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.contamination.kernel import (
-    UNIT,
-    K,
-    count_documents,
-    fill_grams,
-    fill_table,
-    hash_sequences,
-    places_of_texts,
-    words_of_texts,
-)
+from pipeline.contamination.filling import count_documents, fill_grams, fill_table, hash_sequences
+from pipeline.contamination.kernel import UNIT, K, places_of_texts, words_of_texts
 from pipeline.dedup.kernel import DROPPED, LETTER, SPACE, WORD
 from pipeline.dedup.normalise import UNSPACED, read_only, utf8
 from pipeline.errors import RecipeError, StorageError
@@ -145,7 +137,11 @@ class GramIndex:
             writer.write_table(self.items)
         values = {"items": np.frombuffer(sink.getvalue(), np.uint8), **self._all}
         fields = [
-            pa.field(name, pa.large_binary(), metadata={"dtype": value.dtype.str, "crc": str(zlib.crc32(value))})
+            pa.field(
+                name,
+                pa.large_binary(),
+                metadata={"dtype": value.dtype.str, "crc": str(zlib.crc32(pa.py_buffer(value)))},
+            )
             for name, value in values.items()
         ]
         schema = pa.schema(fields, metadata={"format": _FORMAT})
@@ -174,7 +170,7 @@ class GramIndex:
         for field, column in zip(schema, batch.columns, strict=True):
             buffer = column.buffers()[2]
             arrays[field.name] = np.frombuffer(buffer if buffer else b"", np.dtype(field.metadata[b"dtype"].decode()))
-            if zlib.crc32(arrays[field.name]) != int(field.metadata[b"crc"]):
+            if zlib.crc32(pa.py_buffer(arrays[field.name])) != int(field.metadata[b"crc"]):
                 raise StorageError(f"the index of benchmarks in {path} is damaged; build it anew")
         items = pa.ipc.open_stream(pa.py_buffer(arrays.pop("items"))).read_all()
         return cls(items, arrays)
@@ -375,16 +371,17 @@ def _indexed(
     for n in np.unique(arrays["ns"]).tolist():
         hashes, at = np.empty(last, np.uint64), np.empty(last, np.int64)
         found = fill_grams(words[:last], n, hashes, at)
-        owner = np.searchsorted(bounds, at[:found], "right") - 1
-        own = arrays["ns"][owner] == n
-        pairs = np.unique(np.stack([hashes[:found], owner.astype(np.uint64)], axis=1), axis=0)
-        _, inverse, count = np.unique(pairs[:, 0], return_inverse=True, return_counts=True)
-        of = pairs[:, 1].astype(np.int64)
+        of = np.searchsorted(bounds, at[:found], "right") - 1
+        order = np.lexsort((of, hashes[:found]))
+        of, hashes = of[order], hashes[:found][order]
+        new = np.ones(found, np.bool_)
+        new[1:] = (hashes[1:] != hashes[:-1]) | (of[1:] != of[:-1])
+        of, hashes = of[new], hashes[new]
+        same = np.cumsum(np.concatenate([[0], hashes[1:] != hashes[:-1]])) if len(of) else of
         mine = arrays["ns"][of] == n
-        n_grams += np.bincount(rows[of[mine]], minlength=items.num_rows).astype(np.int32)
-        shared = mine & (count[inverse] > 1)
-        n_shared += np.bincount(rows[of[shared]], minlength=items.num_rows).astype(np.int32)
-        del own
+        shared = mine & (np.bincount(same)[same] > 1) if len(of) else mine
+        for counts, which in ((n_grams, mine), (n_shared, shared)):
+            counts += np.bincount(rows[of[which]], minlength=items.num_rows).astype(np.int32)
     weight = np.zeros(items.num_rows, np.float32)
     totals = np.concatenate([[0], np.cumsum(arrays["seg_weight"])])
     weight[rows] = (totals[arrays["seg_first"][1:]] - totals[arrays["seg_first"][:-1]]) / UNIT

@@ -1,13 +1,14 @@
 # Numba infers the types of compiled functions.
 # mypy: disable-error-code="no-untyped-def,assignment"
-"""The compiled code of decontamination: texts split into words, looked up in the index, and what was found judged.
+"""The compiled code that finds items: texts split into words and looked up in the index.
 
-It stays in one file because Numba's cache looks at the file of the function that it compiled and at no other.
+It stays in one file because Numba's cache looks at the file of the function that it compiled and at no other. What is
+compiled in `filling` and `weighing` calls nothing of this beyond a few lines that the form of the index fixes.
 """
 
 import numpy as np
 
-from pipeline.dedup.kernel import FACTORS, KEEP, LETTER, MIX_1, MIX_2, U32, U64, WORD, beyond_ascii, longest_of, mixed
+from pipeline.dedup.kernel import FACTORS, KEEP, LETTER, MIX_2, U32, U64, WORD, beyond_ascii, longest_of, mixed
 from pipeline.signals.statistics.primitives import compiled, inlined
 
 K = 5
@@ -44,7 +45,7 @@ UNIT = 4096
 """Weights of words are whole numbers of 1/4096 nats, so that no sum depends on its order."""
 
 _CLOSES = np.zeros(256, np.bool_)
-_CLOSES[list(b".):]")] = True
+_CLOSES[list(b".):];-,\xc2\xe2")] = True
 _LEADS = np.zeros(256, np.bool_)
 _LEADS[list(b" \t*#>-(")] = True
 
@@ -114,10 +115,16 @@ def split_words(data, i, end, table, raw, words, starts, ends):
     for j in range(count):
         first = U64(starts[j]) + begin
         last = U64(ends[j]) + begin
-        if last < end and _CLOSES[data[last]] and is_label(data, begin, first, last, end):
-            continue
-        word = U32(mixed(raw[j]) >> U64(32))
-        words[kept] = max(word, U32(1))
+        word = mixed(raw[j])
+        if last < end and _CLOSES[data[last]]:
+            if is_label(data, begin, first, last, end) or is_entity(data, begin, first, last):
+                continue
+            if j + 1 < count and is_joined(data, begin, last, starts[j + 1], ends[j + 1]):
+                # The next word takes its place, and may be joined with the one behind it in turn.
+                raw[j + 1] = joined(data, first, U64(ends[j + 1]) + begin, table)
+                starts[j + 1] = starts[j]
+                continue
+        words[kept] = max(U32(word >> U64(32)), U32(1))
         starts[kept] = starts[j]
         ends[kept] = ends[j]
         kept += one
@@ -125,11 +132,83 @@ def split_words(data, i, end, table, raw, words, starts, ends):
 
 
 @compiled
+def is_entity(data, begin, first, last):
+    """True where the word is the name or number of an HTML entity, even of one that was escaped twice."""
+    one = U64(1)
+    if data[last] != 59 or first == begin:
+        return False
+    i = first - one
+    if data[i] == 35 and i > begin:
+        i -= one
+    if data[i] == 38:
+        return True
+    if data[i] != 59 or i - begin < 4:
+        return False
+    return data[i - one] == 112 and data[i - U64(2)] == 109 and data[i - U64(3)] == 97 and data[i - U64(4)] == 38
+
+
+@compiled
+def is_joined(data, begin, last, start, end):
+    """True where the word that ends at `last` goes on in the next: it was hyphenated at the end of a line, or both are
+    digits with a mark of thousands between them."""
+    a = U64(start) + begin
+    b = U64(end) + begin
+    one = U64(1)
+    mark = data[last]
+    if mark == 45:
+        return a == last + U64(2) and data[last + one] == 10
+    size = one if mark == 44 else U64(2) if mark == 0xC2 else U64(3)
+    if mark == 46 or mark == 58 or a != last + size or b - a != 3 or not 48 <= data[last - one] <= 57:
+        return False
+    if mark == 0xC2 and data[last + one] != 0xA0:
+        return False
+    if mark == 0xE2 and not (data[last + one] == 0x80 and (data[last + U64(2)] == 0xAF or data[last + U64(2)] == 0x89)):
+        return False
+    for i in range(a, b):
+        if not 48 <= data[i] <= 57:
+            return False
+    return mark == 44 or mark >= 0xC2
+
+
+@compiled
+def joined(data, i, end, table):
+    """The raw hash of one word out of all letters between two bytes."""
+    h = U64(0)
+    place = U64(0)
+    one = U64(1)
+    i = U64(i)
+    while i < end:
+        c = U32(data[i])
+        size = one
+        if c >= 0x80:
+            left = end - i
+            c, taken = beyond_ascii(
+                data[i],
+                data[i + one] if left > 1 else 0,
+                data[i + U64(2)] if left > 2 else 0,
+                data[i + U64(3)] if left > 3 else 0,
+            )
+            size = U64(taken)
+        i += size
+        form = U64(table[c])
+        if form & U64(3) == LETTER:
+            if place == 64:
+                h = mixed(h)
+                place = U64(0)
+            h += (form >> U64(2)) * FACTORS[place]
+            place += one
+    return h
+
+
+@compiled
 def is_label(data, begin, first, last, end):
     """True where the word that a closing mark follows is the label of a choice: one letter of a to j, or a number of at
     most three digits where a line begins."""
     b = data[first]
+    mark = data[last]
     one = U64(1)
+    if not (mark == 46 or mark == 41 or mark == 58 or mark == 93):
+        return False
     if 97 <= b | 0x20 <= 106 and b < 128:
         return last - first == one and last + one < end
     if not 48 <= b <= 57 or last - first > U64(3) or last + U64(2) >= end:
@@ -194,106 +273,6 @@ def to_characters(data, start, n, starts, ends):
             chars += data[start + at] & 0xC0 != 0x80
             at += 1
         ends[j] = chars
-
-
-@compiled
-def hash_sequences(words, bounds, out):
-    """A hash of each sequence of words."""
-    for e in range(len(bounds) - 1):
-        h = U64(bounds[e + 1] - bounds[e])
-        for i in range(bounds[e], bounds[e + 1]):
-            h = mixed(h) * BASE + U64(words[i])
-        out[e] = mixed(h)
-
-
-@compiled
-def fill_grams(words, k, hashes, at):
-    """Hash and place of every gram of `k` words that crosses no gap (a word 0); returns how many there are."""
-    rolling = U64(0)
-    leaving = U64(1)
-    for _ in range(k):
-        leaving *= BASE
-    n = 0
-    length = 0
-    for i in range(len(words)):
-        if words[i] == 0:
-            length = 0
-            rolling = U64(0)
-            continue
-        rolling = rolling * BASE + U64(words[i])
-        if length >= k:
-            rolling -= leaving * U64(words[i - k])
-        else:
-            length += 1
-        if length == k:
-            hashes[n] = finished(rolling)
-            at[n] = i - k + 1
-            n += 1
-    return n
-
-
-@compiled
-def count_documents(words, bounds, counted, ids, df):
-    """In how many of the counted sequences each word (`ids`: its number in the vocabulary) stands."""
-    last = np.full(len(df), -1, np.int64)
-    for e in range(len(bounds) - 1):
-        if counted[e]:
-            for i in range(bounds[e], bounds[e + 1]):
-                if words[i] and last[ids[i]] != e:
-                    last[ids[i]] = e
-                    df[ids[i]] += 1
-
-
-@compiled
-def fill_table(hashes, at, order, owner, short, bloom, slots, lists):
-    """Fills the filter, the table and the lists of places from grams in the order of their hashes; returns how much of the
-    lists is used. With no slots it only counts that and the distinct grams."""
-    n = len(order)
-    used = 1
-    distinct = 0
-    i = 0
-    while i < n:
-        g = hashes[order[i]]
-        j = i
-        kept = 0
-        entities = 0
-        hangs = False
-        previous = -1
-        of_this = 0
-        while j < n and hashes[order[j]] == g:
-            e = owner[order[j]]
-            of_this = of_this + 1 if e == previous else 0
-            entities += e != previous
-            previous = e
-            if of_this < PLACES:
-                if len(slots):
-                    lists[used + 1 + kept] = at[order[j]]
-                kept += 1
-            hangs |= short[order[j]]
-            j += 1
-        distinct += 1
-        if len(slots):
-            payload = U64(at[order[i]])
-            size = U64(0)
-            if kept > 1:
-                lists[used] = kept
-                payload = U64(used)
-                size = U64(1)
-                while 2 << np.int64(size) <= kept:
-                    size += U64(1)
-            slot = (g & U64(0xFFFFFF)) << PRINT | U64(hangs) << SHORT | size << CLASS | U64(1) << OCCUPIED | payload
-            block = (g >> U64(32)) * U64(len(bloom)) >> U64(32)
-            bloom[block] |= bits_of(g)
-            s = (g >> U64(32)) * U64(len(slots)) >> U64(32)
-            while slots[s] != 0:
-                s += U64(1)
-                if s == len(slots):
-                    s = U64(0)
-            slots[s] = slot
-        if kept > 1:
-            used += kept + 1
-        i = j
-    return used, distinct
 
 
 @inlined
@@ -370,16 +349,18 @@ def look_up(words, n, index, hits, keys):
     while p + last < n:
         rolling = rolling * BASE + U64(words[p + last]) - leaves
         leaves = U64(words[p]) * LEAVING
-        g = finished(rolling)
-        bits = bits_of(g)
-        hits[n_hits] = p
-        keys[n_hits] = g
-        n_hits += U64(bloom[(g >> U64(32)) * size >> U64(32)] & bits == bits)
+        keys[p] = finished(rolling)
         p += one
+    # In a loop of its own, so that many words of the filter, which is larger than the near caches, are on their way at once.
+    for q in range(p):
+        g = keys[q]
+        bits = bits_of(g)
+        hits[n_hits] = q
+        n_hits += U64(bloom[(g >> U64(32)) * size >> U64(32)] & bits == bits)
     size = U64(len(slots))
     kept = U64(0)
     for i in range(n_hits):
-        g = keys[i]
+        g = keys[hits[i]]
         s = (g >> U64(32)) * size >> U64(32)
         mark = g & U64(0xFFFFFF)
         while True:
@@ -566,7 +547,9 @@ def place_of(words, n, index, runs, i, j, row, place, found, n_found, stamps, st
     for s in range(seg_first[e], seg_first[e + 1]):
         all_of += seg_weight[s]
     whole = question > 0 and n_asked == question
-    if not (longest >= index[14][0] or whole or 5 * asked >= 2 * seg_weight[seg_first[e]] > 0 or 5 * total >= 2 * all_of):
+    if not (
+        longest >= index[14][0] or whole or 5 * asked >= 2 * seg_weight[seg_first[e]] > 0 or 5 * total >= 2 * all_of
+    ):
         return found, before
     found = grown(found, n_found, (j - i + 1) * 2 * GAP)
     n_found = compare_gaps(words, n, index, runs, i, j, row, place, found, n_found, stamps, stamp, lcs)
@@ -738,124 +721,9 @@ def add_passage(index, runs, low, high, e, row, found, n_found):
     while low < high and runs[low, 0] == passage and kept < MAX_PASSAGE:
         if runs[low, 3] >= index[14][0]:
             found = grown(found, n_found, 1)
-            n_found = put(found, n_found, row, e, -1, behind + runs[low, 2] - bounds[passage], runs[low, 3], runs[low, 1])
+            n_found = put(
+                found, n_found, row, e, -1, behind + runs[low, 2] - bounds[passage], runs[low, 3], runs[low, 1]
+            )
             kept += 1
         low += 1
     return found, n_found
-
-
-@compiled
-def fill_item_grams(entries, ends, at, lengths, index, ns, grams, rows):
-    """Writes the N-grams of an item that lie in runs of its own words, each with the number of its match."""
-    items, bounds = index[0], index[2]
-    used = 0
-    i = 0
-    for m in range(len(entries)):
-        e = entries[m]
-        n = ns[e]
-        own = bounds[e + 1] - bounds[e]
-        while i < ends[m]:
-            if at[i] < own:
-                for k in range(lengths[i] - n + 1):
-                    grams[used] = gram_of(items, bounds[e] + at[i] + k, n)
-                    rows[used] = m
-                    used += 1
-            i += 1
-    return used
-
-
-@inlined
-def gram_of(items, g, n):
-    """The hash of `n` words of the index."""
-    h = U64(0)
-    for k in range(n):
-        h = h * BASE + U64(items[g + k])
-    return mixed(h)
-
-
-@compiled
-def weigh_all(entries, ends, at, lengths, index, ns, common, stamps, out):
-    """For each match the weight that is covered, by more than common N-grams, of question, choices, answer and passage,
-    and how many N-grams are not common. `stamps`: zeroed scratch for twice the words of the longest sequence."""
-    items, weights, bounds = index[0], index[1], index[2]
-    seg_first, seg_start, seg_end, passage, answer = index[7], index[8], index[9], index[10], index[11]
-    half = len(stamps) // 2
-    i = 0
-    for m in range(len(entries)):
-        e = entries[m]
-        base = bounds[e]
-        own = bounds[e + 1] - base
-        n = ns[e]
-        stamp = m + 1
-        first = seg_first[e]
-        question = seg_end[first]
-        right = first + answer[e]
-        right_start = seg_start[right] if answer[e] >= 0 else own
-        right_end = seg_end[right] if answer[e] >= 0 else own
-        choices_end = seg_end[seg_first[e + 1] - 1]
-        if answer[e] >= 0 and index[12][e]:
-            choices_end = seg_end[right - 1]
-        while i < ends[m]:
-            length = np.int64(lengths[i])
-            begin = np.int64(at[i])
-            inside = begin < own
-            g = base + begin if inside else bounds[passage[e]] + begin - own
-            counted = 0  # words of the run up to here are counted, or known not to be
-            k = 0
-            while k < length:
-                fresh = length < n
-                if not fresh and k + n <= length:
-                    fresh = not contains(common, gram_of(items, g + k, n))
-                    if fresh and inside and stamps[half + begin + k] != stamp:
-                        stamps[half + begin + k] = stamp
-                        out[m, 4] += 1
-                stop = k + (1 if length < n else n)
-                if fresh:
-                    for w in range(max(k, counted), stop):
-                        if not inside:
-                            if stamps[begin - own + w] != stamp:
-                                stamps[begin - own + w] = stamp
-                                out[m, 3] += weights[g + w]
-                        elif stamps[begin + w] != stamp:
-                            stamps[begin + w] = stamp
-                            if begin + w < question:
-                                out[m, 0] += weights[g + w]
-                            elif begin + w < choices_end:
-                                out[m, 1] += weights[g + w]
-                            if right_start <= begin + w < right_end:
-                                out[m, 2] += weights[g + w]
-                    counted = stop
-                k += 1
-            i += 1
-
-
-@inlined
-def contains(values, value):
-    """True where a sorted array holds a value."""
-    low = 0
-    high = len(values)
-    while low < high:
-        middle = (low + high) // 2
-        if values[middle] < value:
-            low = middle + 1
-        else:
-            high = middle
-    return low < len(values) and values[low] == value
-
-
-@compiled
-def outdone(rows, starts, ends, order, scores, weights, hair, out):
-    """Marks what another match of the same page outdoes: it covers most of the same place, weighs no less, and has a score
-    more than a hair above. `order` sorts by row and start."""
-    for x in range(len(order)):
-        a = order[x]
-        for direction in (1, -1):
-            y = x + direction
-            while 0 <= y < len(order) and not out[a]:
-                b = order[y]
-                y += direction
-                if rows[b] != rows[a] or (direction == 1 and starts[b] >= ends[a]):
-                    break
-                shared = min(ends[a], ends[b]) - max(starts[a], starts[b])
-                if 5 * shared >= 4 * (ends[a] - starts[a]) and scores[b] > scores[a] + hair and weights[b] >= weights[a]:
-                    out[a] = True

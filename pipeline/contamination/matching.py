@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.contamination.index import GramIndex, forms
-from pipeline.contamination.kernel import UNIT, fill_item_grams, find_all, outdone, weigh_all
+from pipeline.contamination.kernel import UNIT, find_all
+from pipeline.contamination.weighing import fill_item_grams, outdone, weigh_all
 from pipeline.dedup.normalise import read_only, utf8
 
 RUN = pa.struct([("at", pa.int32()), ("words", pa.int32()), ("start", pa.int32()), ("end", pa.int32())])
@@ -50,7 +51,8 @@ class Matching(NamedTuple):
     question, choices and answer, and passage apart, and finds an item where at one place stand
 
     - `edited` of the question, if that is `long` nats or more, or
-    - `whole` of the question, if that is `alone` nats or more, or
+    - `whole` of the question, if that is `alone` nats or more, or `bare` where the item has nothing else to ask for: no
+      choices, and an answer below `apart` nats, such as "true", or
     - `short` of the question with `answered` of the choices or of the answer, which come to `together` nats or more and of
       which the question and the rest have `apart` nats each, or
     - `short` of the question, `apart` nats or more, in a text with `passage` of the passage.
@@ -63,6 +65,7 @@ class Matching(NamedTuple):
     long: float = 60.0
     whole: float = 0.9
     alone: float = 30.0
+    bare: float = 15.0
     short: float = 0.8
     answered: float = 0.75
     together: float = 30.0
@@ -161,6 +164,7 @@ class _Verdict:
         asked, chosen, answered = out[:, 0], out[:, 1], out[:, 2]
         self.asked = asked / UNIT
         self.question = _share(asked, question)
+        self.untold = (all_of - question) / UNIT
         best = np.fmax(_share(chosen, choices), _share(answered, right))
         self.answer = best
         self.told = np.maximum(chosen, answered) / UNIT
@@ -183,7 +187,7 @@ class _Verdict:
         question = np.where(nothing_asked, self.answer, self.question)
         asked = np.where(nothing_asked, self.told, self.asked)
         edited = (question >= o.edited) & (asked >= o.long)
-        whole = (question >= o.whole) & (asked >= o.alone)
+        whole = (question >= o.whole) & (asked >= np.where(self.untold < o.apart, o.bare, o.alone))
         short = (question >= o.short) & (asked >= o.apart) & ~nothing_asked
         with_answer = (self.answer >= o.answered) & (self.told >= o.apart) & (asked + self.told >= o.together)
         with_passage = self.passage >= o.passage
