@@ -35,7 +35,7 @@ PIECE, MOST_PIECE = 6_000, 16_000
 Its time can grow with the square of what it is given: 0.1 s for the worst of this length, seconds for six times it."""
 
 MOST_DEPTH = 40
-"""Templates in templates; MediaWiki expands to this depth by default ($wgMaxTemplateDepth). 5,000 stop the parser for good."""
+"""Templates in templates; MediaWiki expands to this depth by default ($wgMaxTemplateDepth). The parser hangs at 5,000."""
 
 MOST_ARGUMENTS = 300
 """Arguments that a template is searched for addresses with; with 2,000 the parser takes two seconds."""

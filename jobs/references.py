@@ -225,14 +225,10 @@ def _merged(citations: pa.Table) -> pa.Table:
     found = found.rename_columns([name.removesuffix("_max").removesuffix("_min") for name in found.column_names])
     # The table of links has each address of a page once more than its text.
     text = pc.not_equal(found.column("kind"), KINDS.index(TABLE))
-    held = (
-        found.filter(text)
-        .select(["canonical", "wiki", "page_id"])
-        .group_by(["canonical", "wiki", "page_id"])
-        .aggregate([])
-    )
-    if 0 < held.num_rows and not pc.all(text).as_py():
-        doubled = found.filter(pc.invert(text)).join(held, ["canonical", "wiki", "page_id"], join_type="left anti")
+    place = ["canonical", "wiki", "page_id"]
+    held = found.filter(text).group_by(place).aggregate([])
+    if held.num_rows and not pc.all(text).as_py():
+        doubled = found.filter(pc.invert(text)).join(held, place, join_type="left anti")
         found = pa.concat_tables([found.filter(text), doubled.select(found.column_names)])
     forms = found.group_by(["canonical", "url"]).aggregate(
         [("n", "sum"), ("number", "min"), ("host", "min"), ("domain", "min")]
