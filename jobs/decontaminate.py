@@ -172,7 +172,7 @@ def decontaminate(
     tallies = pa.concat_tables(
         folder.read_table(f"{WORK}/tally-{bucket:05d}.parquet") for bucket in range(TALLY_BUCKETS)
     )
-    _publish(run, item_table(items, search.index.items, tallies.cast(TALLY)))
+    _publish(run, item_table(items, search.index.items, tallies.cast(TALLY), options.matching))
     folder.remove_tree(WORK)
 
 

@@ -27,15 +27,17 @@ def items(
     from pipeline.contamination.benchmark import load_benchmarks, load_items
     from pipeline.contamination.index import GramIndex
     from pipeline.contamination.options import Decontamination
-    from pipeline.contamination.proof import item_text
+    from pipeline.contamination.proof import item_text, statuses
 
     benchmarks = load_benchmarks(path)
     loaded = load_items(benchmarks)
-    index = GramIndex.build(loaded, Decontamination().ngram)
+    options = Decontamination()
+    index = GramIndex.build(loaded, options.ngram)
+    known = pa.array(statuses(index.items, options.matching))
     table = _table("benchmark", "items", "ok", "repeat another", "too short", "empty", "n-gram", "tasks of lm_eval")
     for name in dict.fromkeys(loaded.column("benchmark").to_pylist()):
         own = pc.equal(loaded.column("benchmark"), name)
-        status = Counter(index.items.filter(own).column("status").to_pylist())
+        status = Counter(known.filter(own.combine_chunks()).to_pylist())
         tasks = len(set(loaded.filter(own).column("task").drop_null().to_pylist()))
         sizes = index.items.filter(own).column("n").drop_null()
         counts = [sum(status.values()), *(status[s] for s in ("ok", "duplicate", "short", "empty"))]

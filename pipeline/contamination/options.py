@@ -19,6 +19,7 @@ class Evidence(Options):
     long: Nats = _DEFAULT.long
     whole: Share = _DEFAULT.whole
     alone: Nats = _DEFAULT.alone
+    bare: Nats = _DEFAULT.bare
     short: Share = _DEFAULT.short
     answered: Share = _DEFAULT.answered
     together: Nats = _DEFAULT.together

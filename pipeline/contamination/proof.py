@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.contamination.cuts import Edit, excerpt, stretches, to_extracted
+from pipeline.contamination.kernel import K
+from pipeline.contamination.matching import Matching
 from pipeline.dedup.candidates import first_of_runs
 from pipeline.edits import apply_edits
 from pipeline.masking import Masking, mask
@@ -110,7 +112,24 @@ def total(tallies: pa.Table) -> pa.Table:
     return first.set_column(first.schema.get_field_index("n_pages"), TALLY.field("n_pages"), n_pages)
 
 
-def item_table(items: pa.Table, indexed: pa.Table, tallies: pa.Table) -> pa.Table:
+def statuses(indexed: pa.Table, matching: Matching) -> list[str]:
+    """What keeps each item from being found: ok, short, empty, or duplicate.
+
+    By N-grams an item of fewer words than the least N is short, by weight one without a gram of the index, or of fewer
+    nats than are asked for in any case.
+    """
+    status = indexed.column("status").to_pylist()
+    if matching.mode == "ngram":
+        return status
+    needed = min(matching.long, matching.alone, matching.bare, matching.together)
+    sizes = zip(indexed.column("n_words").to_pylist(), indexed.column("weight").to_pylist(), strict=True)
+    return [
+        ("ok" if n_words >= K and weight >= needed else "short") if known in ("ok", "short") else known
+        for known, (n_words, weight) in zip(status, sizes, strict=True)
+    ]
+
+
+def item_table(items: pa.Table, indexed: pa.Table, tallies: pa.Table, matching: Matching) -> pa.Table:
     """Every item and what became of it (schema BENCHMARK_ITEMS), in the order of the benchmarks' files.
 
     `items` has schema ITEMS, `indexed` is the table of the index, row beside row; `tallies` are totals. An item that
@@ -129,7 +148,11 @@ def item_table(items: pa.Table, indexed: pa.Table, tallies: pa.Table) -> pa.Tabl
     held = np.flatnonzero(at.is_valid().to_numpy(zero_copy_only=False))
     for number, row in zip(held.tolist(), items.take(pa.array(held)).to_pylist(), strict=True):
         texts[number] = item_text(row)
-    own = {"n_pages": known.column("n_pages").fill_null(0), "text": pa.array(texts, pa.string())}
+    own = {
+        "status": pa.array(statuses(indexed, matching), pa.string()),
+        "n_pages": known.column("n_pages").fill_null(0),
+        "text": pa.array(texts, pa.string()),
+    }
     columns = [
         own[column.name]
         if column.name in own
