@@ -9,10 +9,12 @@ That they hold no test item is not known, only likely: what is found on them is 
 import bz2
 import gzip
 import html
+import json
 import os
 import re
 import tempfile
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +50,28 @@ def clean_pages(data: Path = DATA, fresh: bool = False) -> pa.Table:
     pq.write_table(pages, partial, compression="zstd")
     partial.replace(kept)
     return pages
+
+
+def other_texts(data: Path = DATA) -> pa.Array:
+    """Real texts that are no pages: twenty sentences or comments each, or eight paragraphs of WikiText."""
+    labelled = data / "labelled"
+    groups: dict[str, list[str]] = defaultdict(list)
+    for path in (*sorted((labelled / "langid").glob("*.gz")), *sorted((labelled / "toxicity").glob("*.gz"))):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line)
+                text = max((value for value in row.values() if isinstance(value, str)), key=len, default="")
+                groups[row["lang"] if path.parent.name == "langid" else path.name].append(text)
+    for path in sorted((labelled / "wiki").glob("wikitext2_*.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            groups[path.name] = [line.strip() for line in lines if len(line) > 200]
+    sizes = {name: 8 if name.startswith("wikitext") else 20 for name in groups}
+    joined = (
+        "\n".join(texts[i : i + sizes[name]])
+        for name, texts in groups.items()
+        for i in range(0, len(texts), sizes[name])
+    )
+    return pa.array(joined, pa.large_string())
 
 
 def _texts(data: Path) -> Iterator[tuple[str, str, str]]:
