@@ -36,7 +36,10 @@ TARGETS = {"verbatim": 0.99, "reformatted": 0.95, "reordered": 0.9, "embedded": 
 CLASSES = ((0, 8), (8, 13), (13, 25), (25, 50), (50, 10**9))  # words of question, choices and answer
 LONG_KINDS = ("apart", "embedded")
 SAMPLE = 4000  # items for kinds that want long pages, and for thresholds
-SWEEP = "alone=15/20/25/30/35,bare=10/15/17.5/20/25,edited=0.4/0.5/0.6/0.7/0.8,long=30/40/50/60/80,together=20/30/40,answered=0.5/0.75/1"
+SWEEP = (
+    "alone=15/20/25/30/35,bare=10/15/17.5/20/25,edited=0.4/0.5/0.6/0.7/0.8,long=30/40/50/60/80,"
+    "together=20/25/30/40,answered=0.4/0.5/0.75/1"
+)
 
 VERDICTS = {
     "wikipedia:161": "quotation: the article on the Articles of Confederation quotes the letter of 1777 that two items print "
