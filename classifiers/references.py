@@ -97,7 +97,7 @@ def cited(page: Page, dropped: Counter[str] | None = None) -> list[Citation]:
     found: list[Citation] = []
     for text, in_section in _pieces(_without_literals(page.text)):
         if _MAY_CITE.search(text):
-            for url, kind, group in _links(text, in_section, dropped):
+            for url, kind, group in _links(_plainer(text), in_section, dropped):
                 citation = citation_of(url, kind, page.title, dropped)
                 if citation is None:
                     continue
@@ -306,8 +306,9 @@ def _pieces(text: str) -> Iterator[tuple[str, bool]]:
 
 
 _MAY_CITE = re.compile(
-    r"//|www\.|\{\{\s*(?:url|official|webarchive|wayback|offiz|site off|página web|sito uff)", re.IGNORECASE
+    r"//|www\.|mailto:|\{\{\s*(?:url|official|webarchive|wayback|offiz|site off|página web|sito uff)", re.IGNORECASE
 )
+_REF = re.compile(r"</?ref\b", re.IGNORECASE)
 _ANY_URL = re.compile(r"https?://[^\s<>\"\[\]{}|]{1,2000}", re.IGNORECASE)
 
 _Found = tuple[str, str, set[str] | None]
@@ -335,7 +336,7 @@ def _depth(text: str) -> int:
 
 def _parsed(text: str, in_section: bool, dropped: Counter[str]) -> list[_Found]:
     parsed = wikitextparser.parse(text)
-    refs = _Spans([tag.span for tag in parsed.get_tags("ref")] if "<ref" in text.lower() else [])
+    refs = _Spans([tag.span for tag in parsed.get_tags("ref")] if "<ref" in text else [])
     found: list[tuple[int, _Found]] = []
     taken: list[tuple[int, int]] = []
     for template in parsed.templates:
@@ -351,10 +352,17 @@ def _parsed(text: str, in_section: bool, dropped: Counter[str]) -> list[_Found]:
         at = link.span[0]
         if used.cover(at):
             continue
-        url = _with_signs(link.url if link.in_brackets else _trimmed(link.url))
+        url = link.url if link.in_brackets else _trimmed(link.url)
+        if link.in_brackets and text.startswith("{{", at + 1 + len(url)):
+            url += "{{"  # an address that a template completes is not known
         kind = REF if refs.cover(at) else SECTION if in_section else BARE
         found.append((at, (url, kind, None)))
     return [link for _, link in sorted(found, key=lambda each: each[0])]
+
+
+def _plainer(text: str) -> str:
+    """The text with tags as the parser knows them, and without the templates by which arguments write `=` and `|`."""
+    return _REF.sub(lambda found: found[0].lower(), text).replace("{{=}}", "=").replace("{{!}}", "%7C")
 
 
 class _Spans:
@@ -386,7 +394,7 @@ def _template(template: Any, taken: list[tuple[int, int]], dropped: Counter[str]
         if key in rules.usurped_parameters:
             usurped = usurped or argument.value.strip().lower() in rules.usurped_values
         elif key in rules.url_parameters or (positional and key == "" and argument.name.strip() == "1"):
-            value = _with_signs(argument.value.strip())
+            value = argument.value.strip()
             if value.startswith("["):
                 value = value.strip("[]").split(maxsplit=1)[0] if value.strip("[] ") else ""
             if _WEB.match(value) or value.startswith("//") or _SCHEME.match(value):
@@ -408,16 +416,9 @@ def _key(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name.lower()).rstrip("0123456789")
 
 
-def _with_signs(text: str) -> str:
-    """Addresses write `=` and `|` as templates."""
-    return text.replace("{{=}}", "=").replace("{{!}}", "|")
-
-
 def _trimmed(url: str) -> str:
     """A bare address without what belongs to the sentence around it, as MediaWiki has it: quotes of emphasis, marks at
     the end, and a final bracket that was not opened."""
     url = url.partition("''")[0]
     marks = ",;.:!?" if "(" in url else ",;.:!?)"
     return url.rstrip(marks)
-
-

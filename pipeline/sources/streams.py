@@ -73,7 +73,9 @@ def codec_of(source: Source, path: str) -> str:
     if named == "bzip2" and next_stream(source, 0, min(source.size, PROBE)) is not None:
         return "bzip2"
     if named:
-        raise InputError(f"{path}: is not compressed with {named} as its name says, or its start is damaged: fetch it again")
+        raise InputError(
+            f"{path}: is not compressed with {named} as its name says, or its start is damaged: fetch it again"
+        )
     return "plain"
 
 

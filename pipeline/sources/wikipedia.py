@@ -196,7 +196,7 @@ class _Cutter:
         self._at = split.start  # where in the file the buffer begins
         self._inside = False
         self._whole = split.start == 0  # whether nothing before the buffer is missing
-        self._header = True
+        self._header = self._whole
 
     def fragments(self, arriving: Iterator[Piece | Damage | Edge]) -> Iterator[_Fragment]:
         """Each page; damage goes into the account."""
@@ -209,6 +209,8 @@ class _Cutter:
             if isinstance(event, Edge):
                 own, n_own = False, len(self._buffer)
                 if not self._inside and not self._open_tag():
+                    if not _END.startswith(self._buffer.strip()):
+                        self._gap(0, n_own, self._buffer)
                     return
                 continue
             if isinstance(event, Damage):
@@ -248,7 +250,7 @@ class _Cutter:
         self._account.damages.append(Damage(self._split.path, offset, length, reason))
 
     def _drop(self) -> None:
-        self._buffer, self._inside, self._whole = b"", False, False
+        self._buffer, self._inside, self._whole, self._header = b"", False, False, False
 
     def _advance(self, n: int) -> None:
         self._buffer = self._buffer[n:]
@@ -261,8 +263,12 @@ class _Cutter:
         while True:
             if not self._inside:
                 start = buffer.find(_PAGE, position)
+                end = buffer.find(_END_PAGE, position, None if start < 0 else start)
+                if not self._whole and end >= 0:
+                    # The end of a page that belongs to another split; from here on nothing is missing.
+                    position, self._whole, self._header = end + len(_END_PAGE), True, False
                 if start < 0:
-                    keep = max(position, len(buffer) - (GAP_BYTES if self._whole else len(_PAGE) - 1))
+                    keep = max(position, len(buffer) - (GAP_BYTES if self._whole else len(_END_PAGE) - 1))
                     if self._whole and keep > position:
                         self._gap(position, keep, buffer)
                     self._advance(keep)
@@ -291,14 +297,16 @@ class _Cutter:
             return
         gap = buffer[start:end].strip()
         header, self._header = self._header, False
-        if not gap or b"<logitem>" in gap or _END in gap or (header and b"<mediawiki" in gap):
+        if not gap or b"<logitem>" in gap or _END in gap or (header and b"<title>" not in gap):
             return
         at = self._at + start if self._plain else self._at
         self._note(at, end - start if self._plain else 0, "what stands between two pages is none")
 
 
 def _parser() -> etree.XMLParser:
-    return etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True)
+    return etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True
+    )
 
 
 def _parse(fragment: _Fragment, split: DumpSplit, account: Account) -> Page | None:
@@ -311,7 +319,9 @@ def _parse(fragment: _Fragment, split: DumpSplit, account: Account) -> Page | No
     again = fragment.xml.rfind(_PAGE)
     plain = split.codec == "plain"
     lost = again if again > 0 else len(fragment.xml)
-    account.damages.append(Damage(split.path, fragment.at, lost if plain else 0, f"a page is not well-formed: {reason}"))
+    account.damages.append(
+        Damage(split.path, fragment.at, lost if plain else 0, f"a page is not well-formed: {reason}")
+    )
     if again > 0:
         return _parse(_Fragment(fragment.xml[again:], fragment.at + (again if plain else 0)), split, account)
     return None
