@@ -4,8 +4,8 @@ The training runs in a process of its own, because fastText ends the process tha
 (Explosion's fastText, which has wheels and a module name of its own), or by any package named `fasttext` that can train;
 the file is fastText's own format either way, byte for byte the same, and every fastText reads it.
 
-With one thread and without autotune, the same set of examples and the same options give the same bytes: examples are
-put in an order that their content and the seed decide, whatever order they come in.
+With one thread, the same set of examples and the same options give the same bytes: examples are
+put in an order that their content and the seed decide, whatever order they come in. Autotune tries the same options too.
 """
 
 import hashlib
@@ -21,10 +21,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from classifiers.evaluation import average_precision, roc_auc
 from classifiers.modelfile import ModelFile, standard
 from classifiers.normalise import check, normalised, shortened, strings
 from classifiers.scoring import FORMAT, Head
@@ -32,6 +34,7 @@ from pipeline.errors import CrawlmillError, InputError, RecipeError, StorageErro
 from pipeline.options import Options
 
 _ROWS_TO_QUANTISE = 256
+_PROCESS = Path(__file__).with_name("fasttext_process.py")
 
 
 class Quantisation(Options):
@@ -45,11 +48,14 @@ class Quantisation(Options):
 
 
 class Autotune(Options):
-    """A search for options on the validation set: for so many `seconds`, by `metric` (`f1`, or `f1:LABEL` of one label).
-    What it finds depends on the time that it has; write its findings in the options to make the model again."""
+    """A search for lr, epoch, dim and word_ngrams: so many `trials`, each trained and measured on the validation set by
+    `metric` (for topics `accuracy`). The first trial is the options as they stand, the others are drawn by the seed.
 
-    seconds: int = Field(default=300, ge=1)
-    metric: str = Field(default="f1", pattern=r"^f1(:\S+)?$")
+    fastText has a search of its own, by the clock. It gives other options each time, and never came back from a small set.
+    """
+
+    trials: int = Field(default=20, ge=1, le=10_000)
+    metric: Literal["average_precision", "roc_auc", "accuracy"] = "average_precision"
 
 
 def _switch(value: Any) -> Any:
@@ -157,19 +163,20 @@ def train(
         raise InputError(f"all examples have the label {only!r}; a classifier needs two at least")
     if scored is not None and scored not in counts:
         raise InputError(f"no example has the scored label {scored!r}; labels: {', '.join(sorted(counts))}")
-    if options.autotune and validation is None:
-        raise UsageError("autotune needs a validation set")
+    tuning: dict[str, Any] = {}
+    if options.autotune:
+        if validation is None:
+            raise UsageError("autotune needs a validation set")
+        if scored is None and options.autotune.metric != "accuracy":
+            raise UsageError("without a scored label, autotune goes by metric: accuracy")
+        options, tuning = _tuned(texts, labels, options, scored, validation)
+        examples, empty = _examples(texts, labels, options)
     trainer = _trainer()
     try:
         with tempfile.TemporaryDirectory(prefix="crawlmill-train-") as folder:
             work = Path(folder)
             _write_examples(work / "train.txt", examples)
-            if options.autotune and validation is not None:
-                held_out, _ = _examples(*validation, options)
-                if not held_out:
-                    raise InputError("the validation set for autotune has no example with text")
-                _write_examples(work / "validation.txt", held_out)
-            found = _run(work, options, trainer)
+            _run(work, options, trainer)
             model = (work / "model").read_bytes()
             if trainer == "floret":
                 model = standard(model)
@@ -184,7 +191,7 @@ def train(
         "scored": scored,
         "normalisation": options.normalisation,
         "max_chars": options.max_chars,
-        "options": {**options.model_dump(), **found},
+        "options": options.model_dump(),
         "examples": {
             "labels": dict(sorted(counts.items())),
             "without_text": empty,
@@ -195,10 +202,47 @@ def train(
         "trainer": f"{trainer} {importlib.metadata.version(trainer) if trainer == 'floret' else _fasttext_version()}",
         "sha256": hashlib.sha256(model).hexdigest(),
     }
+    if tuning:
+        facts["autotune"] = tuning
     suffix = ".ftz" if checked.quantised else ".bin"
     write_file(to.with_name(to.name + suffix), model)
     _write_json(to.with_name(to.name + ".json"), facts)
     return Head.open(to.with_name(to.name + suffix))
+
+
+def _tuned(
+    texts: Any, labels: Any, options: TrainingOptions, scored: str | None, validation: tuple[Any, Any]
+) -> tuple[TrainingOptions, dict[str, Any]]:
+    """The best options of a search, without `autotune`, and what each trial had and gave."""
+    search = options.autotune or Autotune()
+    plain = options.model_copy(update={"autotune": None})
+    held_out, truth = validation
+    truth = truth.to_pylist() if isinstance(truth, pa.Array | pa.ChunkedArray) else list(truth)
+    draw = np.random.default_rng(options.seed)
+    trials: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="crawlmill-tune-") as folder:
+        for number in range(search.trials):
+            changes = {
+                "lr": round(float(10 ** draw.uniform(-2, 0)), 4),
+                "epoch": round(10 ** draw.uniform(0, 1.7)),
+                "dim": int(draw.choice([4, 8, 16, 32, 64])),
+                "word_ngrams": int(draw.choice([1, 2, 3] if options.bucket else [1])),
+            }
+            tried = plain.model_copy(update=changes) if number else plain
+            head = train(texts, labels, tried, Path(folder) / "trial", scored=scored)
+            trials.append({key: getattr(tried, key) for key in changes})
+            trials[-1][search.metric] = round(_measured(head, strings(held_out), truth, search.metric), 6)
+    best = max(trials, key=lambda trial: trial[search.metric])
+    chosen = plain.model_copy(update={key: best[key] for key in best if key != search.metric})
+    return chosen, {"metric": search.metric, "validation_examples": len(truth), "trials": trials}
+
+
+def _measured(head: Head, texts: pa.LargeStringArray, truth: list[str], metric: str) -> float:
+    if head.scored is None or metric == "accuracy":
+        named = head.topics(texts)[0].to_pylist()
+        return sum(a == b for a, b in zip(named, truth, strict=True)) / max(1, len(truth))
+    measure = average_precision if metric == "average_precision" else roc_auc
+    return measure(head.score(texts), [label == head.scored for label in truth])
 
 
 def update_facts(path: str | Path, **facts: Any) -> dict[str, Any]:
@@ -282,12 +326,14 @@ def _fasttext_version() -> str:
     return ", ".join(f"({name} {importlib.metadata.version(name)})" for name in sorted(set(owners)))
 
 
-def _run(work: Path, options: TrainingOptions, trainer: str) -> dict[str, Any]:
-    """Trains in a process of its own; returns the options that autotune found."""
+def _run(work: Path, options: TrainingOptions, trainer: str) -> None:
+    """Trains in a process of its own, which leaves `model`."""
     job = {"folder": str(work), "trainer": trainer, "options": options.model_dump()}
-    start = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from classifiers.training import _child; _child()"
+    start = (
+        "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]); runpy.run_path(sys.argv[2], {}, '__main__')"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", start, json.dumps([p or str(Path.cwd()) for p in sys.path])],
+        [sys.executable, "-c", start, json.dumps([p or str(Path.cwd()) for p in sys.path]), str(_PROCESS)],
         input=json.dumps(job),
         capture_output=True,
         text=True,
@@ -295,7 +341,7 @@ def _run(work: Path, options: TrainingOptions, trainer: str) -> dict[str, Any]:
     )
     said = done.stdout + done.stderr
     if done.returncode == 0:
-        return json.loads((work / "found.json").read_text())
+        return
     if "Encountered NaN" in said:
         raise CrawlmillError(
             "training gave no numbers (fastText: Encountered NaN): too few examples for these options, or lr too high; "
@@ -305,62 +351,9 @@ def _run(work: Path, options: TrainingOptions, trainer: str) -> dict[str, Any]:
         raise InputError(
             f"fewer than {_ROWS_TO_QUANTISE} words and n-grams: too few to quantise; set quantise: false, or give more text"
         )
-    if "Empty vocabulary" in said:
-        raise InputError(f"no word stands {options.min_count} times in the examples; lower min_count")
     last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
     how = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
     raise CrawlmillError(f"training failed ({how}): {last[:300]}")
-
-
-def _child() -> None:
-    """What runs in the process of its own: reads a job on standard input, leaves `model` and `found.json`."""
-    job = json.load(sys.stdin)
-    work, options = Path(job["folder"]), TrainingOptions.model_validate(job["options"])
-    module: Any = importlib.import_module(job["trainer"])
-    given: dict[str, Any] = {
-        "lr": options.lr,
-        "dim": options.dim,
-        "epoch": options.epoch,
-        "wordNgrams": options.word_ngrams,
-        "minn": options.min_n,
-        "maxn": options.max_n,
-        "bucket": options.bucket,
-        "minCount": options.min_count,
-        "loss": options.loss,
-    }
-    if options.autotune:
-        kind, _, label = options.autotune.metric.partition(":")
-        given = {
-            "autotuneValidationFile": str(work / "validation.txt"),
-            "autotuneDuration": options.autotune.seconds,
-            "autotuneMetric": f"{kind}:__label__{label}" if label else kind,
-        }
-    examples = str(work / "train.txt")
-    model = module.train_supervised(examples, **given, seed=options.seed, thread=options.threads, verbose=0)
-    found: dict[str, Any] = {}
-    lr, epoch = options.lr, options.epoch
-    if options.autotune:
-        args = model.f.getArgs()
-        lr, epoch = args.lr, args.epoch
-        found = {
-            "lr": lr, "dim": args.dim, "epoch": epoch, "word_ngrams": args.wordNgrams, "min_n": args.minn,
-            "max_n": args.maxn, "bucket": args.bucket, "loss": str(args.loss).rpartition(".")[2],
-        }  # fmt: skip
-    if options.quantise:
-        q = options.quantise
-        model.quantize(
-            examples,
-            qnorm=q.qnorm,
-            retrain=q.retrain,
-            cutoff=q.cutoff,
-            dsub=q.dsub,
-            lr=lr,
-            epoch=epoch,
-            thread=options.threads,
-            verbose=0,
-        )
-    model.save_model(str(work / "model"))
-    (work / "found.json").write_text(json.dumps(found))
 
 
 def _checked(path: Path, options: TrainingOptions) -> ModelFile:
@@ -368,6 +361,8 @@ def _checked(path: Path, options: TrainingOptions) -> ModelFile:
         model = ModelFile(path)
     except InputError as error:  # fastText does not notice a full disk
         raise StorageError(f"the trained model was not written whole; is {path.parent} full? ({error})") from error
+    if not model.words and options.word_ngrams == 1 and not options.max_n:
+        raise InputError(f"no word stands {options.min_count} times in the examples; lower min_count")
     if not model.finite():
         raise CrawlmillError(f"training gave weights that are no numbers; lower lr ({options.lr}) or give more text")
     return model
