@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs import decontaminate, deduplicate
+from jobs import decontaminate, deduplicate, score
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
 from jobs.runs import Run, existing_run, read_compared
 from jobs.session import Watch, session
@@ -19,6 +19,7 @@ from pipeline.annotation import measured_schema
 from pipeline.curation import decide, decided_schema, settle, shard_count
 from pipeline.errors import CrawlmillError, UsageError
 from pipeline.recipe import Recipe
+from pipeline.scores import score_columns
 from pipeline.tables import Outcome
 
 STAGE = "curate"
@@ -39,9 +40,9 @@ class _Curation:
 
     def decided(self, part: str) -> pa.Table:
         own = RunFolder(self.output)
-        read, duplicates = read_compared(RunFolder(self.measures), own, part, self.recipe)
+        read, scores, duplicates = read_compared(RunFolder(self.measures), own, part, self.recipe)
         leaks = own.read_table(f"contamination/part-{part}.parquet") if self.recipe.decontaminate.looks else None
-        return decide(*read, self.recipe, self.n_shards, duplicates, leaks).cast(self.schema)
+        return decide(*read, self.recipe, self.n_shards, duplicates, leaks, scores).cast(self.schema)
 
     def send(self, part: str) -> Iterator[Parcel]:
         """A part's decided rows, apart by shard."""
@@ -94,7 +95,7 @@ def curate(
     parts = [task.part for task in source.tasks]
     extracted = source.manifests("extract")
     n_shards = shard_count(sum(m["text_bytes"] for m in extracted), run.recipe)
-    schema = decided_schema(measured_schema(run.recipe))
+    schema = decided_schema(pa.schema([*measured_schema(run.recipe), *score_columns(run.recipe.score)]))
     curation = _Curation(source.folder.path, run.folder.path, run.recipe, n_shards, schema)
     exchange(
         spark,
@@ -176,6 +177,8 @@ def redecide(source: str, recipe: Recipe, output: str, index: str | None = None,
         spark = None
         if sum(m["text_bytes"] for m in measures.manifests("extract")) > IN_PROCESS_BYTES:
             spark = session("redecide")
+        score.score(spark, run, measures, watch=watch)
+        run.record(score.STAGE, done=True)
         deduplicate.deduplicate(spark, run, measures, index, watch=watch)
         run.record(deduplicate.STAGE, done=True)
         decontaminate.decontaminate(spark, run, measures, watch=watch)

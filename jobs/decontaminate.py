@@ -81,10 +81,10 @@ class _Search:
 
     def pages(self, part: str) -> Pages:
         """The pages of a part that rules and deduplication keep."""
-        (records, documents, signals, edits), duplicates = read_compared(
+        (records, documents, signals, edits), scores, duplicates = read_compared(
             RunFolder(self.measures), self.folder, part, self.recipe
         )
-        kept = pa.array(kept_rows(documents, signals, self.recipe, duplicates))
+        kept = pa.array(kept_rows(documents, signals, self.recipe, duplicates, scores))
         undecided = records.filter(records.column("outcome").is_null())
         rows = documents.select(["doc_id", "text", "language"]).filter(kept)
         return Pages(rows.append_column("url", undecided.column("url").filter(kept)), edits)

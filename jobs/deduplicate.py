@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from jobs.band_index import LEAST_SHARDS, BandIndex, Unit, check_fits, folder_name, make_or_open, parameters
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
 from jobs.resolve import Resolution, related, resolve
-from jobs.runs import Run, read_part
+from jobs.runs import Run, read_scored
 from jobs.session import Watch
 from jobs.store import RunFolder
 from pipeline.curation import kept_rows
@@ -53,8 +53,8 @@ class Source(Protocol):
         """What the parts are called."""
 
     def pages(self, number: int) -> tuple[pa.Table, pa.Table]:
-        """The pages of a part that are compared (doc_id, url, host, date, dump, text) and what is cut from them already
-        (schema EDITS)."""
+        """The pages of a part that are compared (doc_id, url, host, date, dump, text; quality where they are ranked), and
+        what is cut from them already (schema EDITS)."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,15 @@ class _Kept:
 
     def pages(self, number: int) -> tuple[pa.Table, pa.Table]:
         """Text as extracted, and the rules' edits."""
-        part = read_part(RunFolder(self.measures), self.names[number], self.recipe)
-        kept = pa.array(kept_rows(part.documents, part.signals, self.recipe))
+        part, scores = read_scored(RunFolder(self.measures), RunFolder(self.output), self.names[number], self.recipe)
+        kept = pa.array(kept_rows(part.documents, part.signals, self.recipe, scores=scores))
         undecided = part.records.filter(part.records.column("outcome").is_null())
         pages = undecided.select(["doc_id", "url", "host", "date", "dump"]).filter(kept)
-        return pages.append_column("text", part.documents.column("text").filter(kept)).combine_chunks(), part.edits
+        pages = pages.append_column("text", part.documents.column("text").filter(kept))
+        if scores is not None and self.recipe.score.ranks:
+            at = pc.index_in(pages.column("doc_id"), value_set=scores.column("doc_id").combine_chunks())
+            pages = pages.append_column("quality", scores.column("quality").take(at))
+        return pages.combine_chunks(), part.edits
 
 
 @dataclass(frozen=True)
@@ -261,7 +265,7 @@ def _entries(pages: pa.Table, texts: pa.Array, hashes: np.ndarray, part: int) ->
         pa.array(hashes[:, 1]),
         pages.column("address"),
         pages.column("date").cast(pa.int64()),
-        pa.nulls(n, pa.float32()),
+        pages.column("quality") if "quality" in pages.column_names else pa.nulls(n, pa.float32()),
         pc.utf8_length(texts),
         pa.array(np.full(n, part, np.int32)),
     ]

@@ -13,7 +13,7 @@ from pipeline.curation import (
     TOO_MANY_PIECES,
     TOO_PERSONAL,
 )
-from pipeline.rules import bounds
+from pipeline.rules import QUALITY_RULE, score_bounds, text_bounds
 
 _BEFORE_RULES = (
     "source",
@@ -28,6 +28,7 @@ _BEFORE_RULES = (
 )
 
 _AFTER_RULES = (
+    QUALITY_RULE,
     NOTHING_LEFT,
     "dedup.url",
     "dedup.exact",
@@ -60,7 +61,8 @@ def funnel(run: Run) -> list[Step]:
         reasons.update(manifest["reasons"])
         hits.update(manifest["hits"])
         sole.update(manifest["sole_hits"])
-    order = [*_BEFORE_RULES, *(bound.rule for bound in bounds(run.recipe)), *_AFTER_RULES]
+    rules = [bound.rule for bound in (*text_bounds(run.recipe), *score_bounds(run.recipe))]
+    order = [*_BEFORE_RULES, *rules, *_AFTER_RULES]
 
     def place(name: str) -> tuple[int, str]:
         at = (i for i, known in enumerate(order) if name == known or name.startswith(known + "."))

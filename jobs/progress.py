@@ -11,6 +11,7 @@ from jobs.runs import Run
 _DOING = {
     "extract": "extracting",
     "annotate": "measuring",
+    "score": "scoring",
     "deduplicate": "comparing",
     "decontaminate": "looking for benchmarks",
     "curate": "deciding and writing",

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jobs import annotate, curate, decontaminate, deduplicate, extract
+from jobs import annotate, curate, decontaminate, deduplicate, extract, score
 from jobs.runs import Run, open_run
 from jobs.session import session
 from pipeline.errors import InputError, UsageError
 from pipeline.recipe import Recipe
 
-STAGES = (extract.STAGE, annotate.STAGE, deduplicate.STAGE, decontaminate.STAGE, curate.STAGE)
+STAGES = (extract.STAGE, annotate.STAGE, score.STAGE, deduplicate.STAGE, decontaminate.STAGE, curate.STAGE)
 
 
 class Progress(Protocol):
@@ -82,6 +82,7 @@ def _stages(
     actions: dict[str, Callable[[], Any]] = {
         extract.STAGE: lambda: extract.extract(spark, opened, partitions, progress.tasks),
         annotate.STAGE: lambda: annotate.annotate(spark, opened, partitions, progress.tasks),
+        score.STAGE: lambda: score.score(spark, opened, None, partitions, progress.tasks),
         deduplicate.STAGE: lambda: deduplicate.deduplicate(spark, opened, None, index, partitions, progress.tasks),
         decontaminate.STAGE: lambda: decontaminate.decontaminate(spark, opened, None, partitions, progress.tasks),
         curate.STAGE: lambda: curate.curate(spark, opened, None, partitions, progress.tasks),

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from jobs.store import RunFolder
 from pipeline.annotation import measured_schema
 from pipeline.errors import InputError, UsageError
 from pipeline.recipe import Recipe
+from pipeline.scores import RANK_BINS, Histogram, sentence_edits, with_quality
 from pipeline.sources.inputs import InputFile, Split, expand, splits
 
 SPLIT_BYTES = 64_000_000
@@ -105,16 +107,57 @@ def read_part(folder: RunFolder, part: str, recipe: Recipe) -> Part:
     return Part(records, documents, signals.select(["doc_id", *measured_schema(recipe).names]), edits)
 
 
-def read_compared(measures: RunFolder, own: RunFolder, part: str, recipe: Recipe) -> tuple[Part, pa.Table | None]:
-    """A part with the cuts of repeated lines among its edits, and the table duplicates where the recipe compares pages.
+class Scored(NamedTuple):
+    """A part whose edits hold the sentences that are cut by their score; `scores` is None where the recipe scores nothing.
 
-    `own` is the folder of the run that looked for duplicates.
+    `scores` has doc_id and the columns of `pipeline.scores.score_columns`.
     """
+
+    part: Part
+    scores: pa.Table | None
+
+
+def read_scored(measures: RunFolder, own: RunFolder, part: str, recipe: Recipe) -> Scored:
+    """A part with its scores. `own` is the folder of the run that scored."""
     read = read_part(measures, part, recipe)
+    if not recipe.score.scores:
+        return Scored(read, None)
+    scores = own.read_table(f"scores/part-{part}.parquet")
+    if recipe.score.ranks:
+        scores = with_quality(scores, recipe.score, read_ranks(own, recipe))
+    if any(head.cut_sentences is not None for head in recipe.score.heads.values()):
+        cuts = sentence_edits(own.read_table(f"sentences/part-{part}.parquet"), recipe.score)
+        read = read._replace(edits=pa.concat_tables([read.edits, cuts]))
+    return Scored(read, scores)
+
+
+def read_ranks(folder: RunFolder, recipe: Recipe, combined: bool = True) -> dict[str, Histogram]:
+    """How scores are spread over the pages that the rules keep: those of quality heads and, with `combined`, of all."""
+    ranks = {}
+    for name in (*recipe.score.quality.heads, *(("quality",) if combined else ())):
+        counts = np.zeros(RANK_BINS, np.int64)
+        rows = folder.read_table(f"ranks/{name}.parquet")
+        counts[rows.column("bin").to_numpy()] = rows.column("pages").to_numpy()
+        ranks[name] = Histogram(counts)
+    return ranks
+
+
+class Compared(NamedTuple):
+    """A part whose edits hold the lines that are cut as repeated; `duplicates` is None where pages are not compared."""
+
+    part: Part
+    scores: pa.Table | None
+    duplicates: pa.Table | None
+
+
+def read_compared(measures: RunFolder, own: RunFolder, part: str, recipe: Recipe) -> Compared:
+    """A part with all that was found before decontamination. `own` is the folder of the run that looked for duplicates."""
+    read, scores = read_scored(measures, own, part, recipe)
     if recipe.dedup.cuts:
         cuts = own.read_table(f"cuts/part-{part}.parquet")
         read = read._replace(edits=pa.concat_tables([read.edits, cuts]))
-    return read, own.read_table(f"duplicates/part-{part}.parquet") if recipe.dedup.compares else None
+    duplicates = own.read_table(f"duplicates/part-{part}.parquet") if recipe.dedup.compares else None
+    return Compared(read, scores, duplicates)
 
 
 def commit(folder: RunFolder, stage: str, part: str, tables: dict[str, pa.Table], **facts: Any) -> None:

@@ -14,7 +14,8 @@ from pipeline.contamination.cuts import pieces, widened
 from pipeline.edits import apply_edits
 from pipeline.masking import Masked, mask
 from pipeline.recipe import Recipe
-from pipeline.rules import hits
+from pipeline.rules import hits, score_hits
+from pipeline.scores import score_columns
 from pipeline.signals.base import field
 from pipeline.tables import CURATED, DOCUMENTS, DUPLICATES, RECORDS, Outcome
 
@@ -72,17 +73,35 @@ def decided_schema(signals: pa.Schema) -> pa.Schema:
     return pa.schema([*ledger_schema(signals), _TEXTS])
 
 
-def broken_rules(documents: pa.Table, signals: pa.Table, recipe: Recipe) -> list[tuple[str, ...]]:
-    """For every document, the rules on its text that it breaks, in the recipe's order."""
+def broken_rules(
+    documents: pa.Table, signals: pa.Table, recipe: Recipe, scores: pa.Table | None = None
+) -> list[tuple[str, ...]]:
+    """For every document, the rules on its text that it breaks, in the recipe's order; for those that have `scores`
+    (doc_id and the columns of `score_columns`) then the rules on these.
+    """
     measures = signals.drop_columns(["doc_id"])
     for name in ("language", "language_score", "script_share"):
         measures = measures.append_column(name, documents.column(name))
-    return hits(measures.combine_chunks(), recipe)
+    broken = hits(measures.combine_chunks(), recipe)
+    if scores is not None and scores.num_rows:
+        at = pc.index_in(
+            documents.column("doc_id").combine_chunks(), value_set=scores.column("doc_id").combine_chunks()
+        )
+        rows = np.flatnonzero(at.is_valid().to_numpy(zero_copy_only=False))
+        for row, more in zip(rows.tolist(), score_hits(scores.take(at.drop_null()), recipe), strict=True):
+            broken[row] += more
+    return broken
 
 
-def kept_rows(documents: pa.Table, signals: pa.Table, recipe: Recipe, duplicates: pa.Table | None = None) -> np.ndarray:
-    """Which documents break no rule on their text and, given what was compared, give way to no other."""
-    kept = _unbroken(broken_rules(documents, signals, recipe))
+def kept_rows(
+    documents: pa.Table,
+    signals: pa.Table,
+    recipe: Recipe,
+    duplicates: pa.Table | None = None,
+    scores: pa.Table | None = None,
+) -> np.ndarray:
+    """Which documents break no rule on text or scores and, given what was compared, give way to no other."""
+    kept = _unbroken(broken_rules(documents, signals, recipe, scores))
     return kept & _compared(documents.column("doc_id"), duplicates).column("removed_by").is_null().to_numpy()
 
 
@@ -95,18 +114,20 @@ def decide(
     n_shards: int,
     duplicates: pa.Table | None = None,
     contamination: pa.Table | None = None,
+    scores: pa.Table | None = None,
 ) -> pa.Table:
     """Verdicts for one part: one row a record, in the records' order, under `decided_schema`.
 
     documents and signals hold the undecided records (null outcome), in the records' order; duplicates (schema
-    DUPLICATES) those that were compared and contamination (schema CONTAMINATION) the benchmark items found, in any order.
+    DUPLICATES) those that were compared, contamination (schema CONTAMINATION) the benchmark items found and scores those
+    that were scored, in any order.
     Raises ValueError if documents or signals are of another part.
     """
     undecided = pc.is_null(records.column("outcome")).to_numpy()
     ids = records.column("doc_id").filter(pa.array(undecided))
     if not (ids.equals(documents.column("doc_id")) and ids.equals(signals.column("doc_id"))):
         raise ValueError("documents or signals do not belong to these records")
-    broken = broken_rules(documents, signals, recipe)
+    broken = broken_rules(documents, signals, recipe, scores)
     compared = _compared(documents.column("doc_id"), duplicates)
     for i, removed in enumerate(compared.column("removed_by").to_pylist()):
         if removed is not None:
@@ -152,6 +173,7 @@ def decide(
     columns = {name: records.column(name) for name in records.column_names if name != "gate_hits"}
     columns |= {c.name: documents.column(c.name).take(into_documents) for c in _BESIDE_TEXT}
     columns |= {n: signals.column(n).take(into_documents) for n in signals.column_names if n != "doc_id"}
+    columns |= {n: c.take(into_documents) for n, c in _scores(documents.column("doc_id"), scores, recipe).items()}
     columns |= {n: compared.column(n).take(into_documents) for n in compared.column_names if n != "removed_by"}
     columns |= {
         "n_chars": pc.utf8_length(documents.column("text")).take(into_documents),
@@ -166,7 +188,7 @@ def decide(
         "n_pieces": pc.list_value_length(texts).take(into_documents),
         "texts": texts.take(into_documents),
     }
-    schema = decided_schema(signals.schema)
+    schema = decided_schema(pa.schema([*signals.schema, *score_columns(recipe.score)]))
     return pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema)
 
 
@@ -256,6 +278,15 @@ def _compared(doc_ids: pa.ChunkedArray, duplicates: pa.Table | None) -> pa.Table
         *(rows.column(name) for name in ("url_keeper", "exact_keeper", "keeper")),
     )
     return rows.select(names).append_column("duplicate_of", keeper)
+
+
+def _scores(doc_ids: pa.ChunkedArray, scores: pa.Table | None, recipe: Recipe) -> dict[str, pa.ChunkedArray]:
+    """Each document's scores, null where it has none."""
+    schema = score_columns(recipe.score)
+    if scores is None:
+        scores = pa.schema([DOCUMENTS.field("doc_id"), *schema]).empty_table()
+    at = pc.index_in(doc_ids.combine_chunks(), value_set=scores.column("doc_id").combine_chunks())
+    return {name: scores.column(name).take(at) for name in schema.names}
 
 
 def _upsampled(sizes: pa.ChunkedArray, kept: np.ndarray, recipe: Recipe) -> pa.Array:

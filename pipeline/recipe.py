@@ -21,6 +21,8 @@ from pipeline.dedup.options import Dedup
 from pipeline.errors import RecipeError
 from pipeline.masking import Masking
 from pipeline.options import Options, Share, Size
+from pipeline.scores import Scoring, facts, score_columns, scored_names
+from pipeline.tables import DOCUMENTS, RECORDS
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -179,6 +181,7 @@ class Recipe(Options):
     gates: Gates = Gates()
     extraction: Extraction = Extraction()
     rules: dict[str, RuleGroup] = Field(default_factory=dict)
+    score: Scoring = Scoring()
     dedup: Dedup = Dedup()
     decontaminate: Decontamination = Decontamination()
     pii: Masking = Masking()
@@ -218,13 +221,23 @@ class Recipe(Options):
         """Digest of the whole recipe with dialects and word lists resolved: equal digests decide alike."""
         rules = {name: dialect.model_dump() for name, dialect in self.groups()}
         body = self.model_dump(
-            exclude={"name": True, "description": True, "rules": True, "inputs": True, "decontaminate": {"benchmarks"}}
+            exclude={
+                "name": True,
+                "description": True,
+                "rules": True,
+                "inputs": True,
+                # These name files: what counts is what is in them.
+                "decontaminate": {"benchmarks"},
+                "score": {"heads"},
+            }
         )
         own = {
             "rules": rules,
             "extracting": self.extracting,
             "pii_key": self.pii.fingerprint(),
             "benchmarks": digest(self.decontaminate.benchmarks),
+            "scoring": facts(self.score),
+            "cut_sentences": {name: head.cut_sentences for name, head in self.score.heads.items()},
         }
         return _digest({**body, **own})
 
@@ -323,13 +336,21 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     _check_signals(recipe, node, where)
     _file_digests(recipe.gates.url)
     recipe.pii.fingerprint()
+    recipe.score.digests()
     return recipe
 
 
 def _check_signals(recipe: Recipe, node: yaml.Node, where: str) -> None:
     from pipeline.signals import known_signals
 
-    known = known_signals()
+    measured = known_signals()
+    for name in score_columns(recipe.score).names:
+        if name in {*measured, *DOCUMENTS.names, *RECORDS.names}:
+            line = _line(node, ("score", "heads", name.removeprefix("score_")))
+            raise RecipeError(
+                f"{where}, line {line}: score: {name!r} is a column of another kind; name the head otherwise"
+            )
+    known = {*measured, *scored_names(recipe.score)}
     for name, dialect in recipe.groups():
         for signal in dialect.bounds:
             if signal not in known:

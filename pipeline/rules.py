@@ -7,9 +7,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.recipe import Recipe
+from pipeline.scores import dropped, scored_names
 
 EDITED = "edited_"
 """Prefix of a signal that was measured on the text after the recipe's line edits."""
+
+QUALITY_RULE = "score.quality"
+"""The rule that a page breaks which the recipe's `score.quality.keep` does not keep."""
 
 
 class Bound(NamedTuple):
@@ -48,6 +52,18 @@ def bounds(recipe: Recipe) -> list[Bound]:
         for signal, (low, high) in dialect.bounds.items():
             flat.append(Bound(f"{name}.{signal}", prefix + signal, low, high, dialect.source))
     return flat
+
+
+def text_bounds(recipe: Recipe) -> list[Bound]:
+    """The bounds on what is measured of the text, which are asked first."""
+    scored = scored_names(recipe.score)
+    return [bound for bound in bounds(recipe) if bound.signal not in scored]
+
+
+def score_bounds(recipe: Recipe) -> list[Bound]:
+    """The bounds on scores, which only pages have that break none of the others."""
+    scored = scored_names(recipe.score)
+    return [bound for bound in bounds(recipe) if bound.signal in scored]
 
 
 def broken(columns: pa.Table | pa.RecordBatch, rules: Sequence[Bound]) -> np.ndarray:
@@ -90,7 +106,10 @@ def language_hits(languages: pa.Array, scores: pa.Array, script_shares: pa.Array
 
 
 def judge(text: str, recipe: Recipe) -> Verdict:
-    """What the recipe's text rules, language gate included, make of one text. Needs no Spark and no files."""
+    """What the recipe's rules on text, language gate included, make of one text; scores are not asked.
+
+    Needs no Spark and no files.
+    """
     from pipeline.signals import measure
 
     broken_rules = hits(measure(pa.array([text], pa.string()), recipe), recipe)[0]
@@ -98,10 +117,18 @@ def judge(text: str, recipe: Recipe) -> Verdict:
 
 
 def hits(signals: pa.Table, recipe: Recipe) -> list[tuple[str, ...]]:
-    """For every row of signals (language columns included), the rules that it breaks, in the recipe's order."""
-    rules = bounds(recipe)
+    """For every row of signals (language columns included), the rules on text that it breaks, in the recipe's order."""
+    rules = text_bounds(recipe)
     names = np.array(["gates.language", "gates.script", *(r.rule for r in rules)], dtype=object)
     codes, scores, shares = (signals.column(c).combine_chunks() for c in ("language", "language_score", "script_share"))
     language = language_hits(codes, scores, shares, recipe)
     matrix = np.hstack([language, broken(signals, rules)])
+    return [tuple(names[row]) for row in matrix]
+
+
+def score_hits(scores: pa.Table, recipe: Recipe) -> list[tuple[str, ...]]:
+    """For every row of scores (with the columns of quality), the rules on scores that it breaks, quality last."""
+    rules = score_bounds(recipe)
+    names = np.array([*(rule.rule for rule in rules), QUALITY_RULE], dtype=object)
+    matrix = np.hstack([broken(scores, rules), dropped(scores, recipe.score)[:, None]])
     return [tuple(names[row]) for row in matrix]

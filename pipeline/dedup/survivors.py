@@ -17,7 +17,7 @@ ENTRIES = pa.schema(
         field("text_lo", pa.uint64(), "lower half of it"),
         field("address", pa.uint64(), "hash of the canonical URL; 0 without one"),
         field("date", pa.int64(), "when it was crawled; null when unknown", "seconds since 1970"),
-        field("quality", pa.float32(), "quality score; null until a recipe scores quality", "0..1"),
+        field("quality", pa.float32(), "rank by quality; null unless the recipe ranks", "0..1"),
         field("n_chars", pa.int32(), "length of the text after edits", "characters"),
         field("part", pa.int32(), "number of the part of its run that holds it"),
     ]

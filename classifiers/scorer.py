@@ -1,0 +1,92 @@
+"""Everything that a recipe's `score` asks for, of a batch of pages."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from classifiers.scoring import Head
+from pipeline.scores import SENTENCE, SENTENCES, Scoring, score_schema
+
+_PLACES = pa.schema([("row", pa.int32()), *(SENTENCES.field(name) for name in ("head", "start", "end", "score"))])
+
+
+class Scores(NamedTuple):
+    """`pages` has the columns of `score_schema`, a row a text; `sentences` the places (row, head, start, end in characters
+    of the text, score) of sentences of `SENTENCE` or more."""
+
+    pages: pa.Table
+    sentences: pa.Table
+
+
+class Scorer:
+    """The heads of a recipe, opened. Raises RecipeError, InputError or UsageError where one cannot be used.
+
+    A page never raises: what a head cannot read has a null score.
+    """
+
+    def __init__(self, scoring: Scoring):
+        self._scoring = scoring
+        self.schema = score_schema(scoring)
+        self._heads = {
+            name: Head.open(
+                options.path, normalisation=options.normalisation, scored=options.label, max_chars=options.max_chars
+            )
+            for name, options in scoring.heads.items()
+        }
+
+    def score(self, texts: pa.Array, languages: pa.Array) -> Scores:
+        """Scores texts (string, nulls allowed) in their languages (codes of lid.176)."""
+        lines: dict[tuple[str, int | None], pa.LargeStringArray] = {}
+        columns: dict[str, pa.Array] = {}
+        found = [_PLACES.empty_table()]
+        for name, head in self._heads.items():
+            read = (head.normalisation, head.max_chars)
+            if read not in lines:
+                lines[read] = head.lines(texts)
+            if self._scoring.heads[name].topics:
+                columns[name], columns[f"{name}_score"] = head.topic_lines(lines[read])
+                continue
+            columns[f"score_{name}"] = head.score_lines(lines[read])
+            if self._scoring.heads[name].sentences:
+                most, share, places = _by_sentence(name, head, texts)
+                columns[f"score_{name}_max_sentence"], columns[f"score_{name}_sentence_share"] = most, share
+                found.append(places)
+        if self._scoring.listed_words:
+            columns["listed_word_share"] = self._listed(texts, languages)
+        if self._scoring.code_math:
+            columns |= self._code_math(texts)
+        pages = [columns[name].cast(self.schema.field(name).type) for name in self.schema.names]
+        return Scores(pa.table(pages, schema=self.schema), pa.concat_tables(found))
+
+    def _listed(self, texts: pa.Array, languages: pa.Array) -> pa.Array:
+        raise NotImplementedError
+
+    def _code_math(self, texts: pa.Array) -> dict[str, pa.Array]:
+        raise NotImplementedError
+
+
+def _by_sentence(name: str, head: Head, texts: pa.Array) -> tuple[pa.Array, pa.Array, pa.Table]:
+    """The highest score of a sentence of each text, the share of SENTENCE or more, and where those are."""
+    rows, starts, ends, scores = head.score_sentences(texts)
+    read = ~np.isnan(scores)
+    rows, starts, ends, scores = rows[read], starts[read], ends[read], scores[read]
+    n = len(texts)
+    count = np.bincount(rows, minlength=n)
+    most = np.zeros(n, np.float32)
+    np.maximum.at(most, rows, scores)
+    high = scores >= np.float32(SENTENCE)
+    share = np.bincount(rows[high], minlength=n) / np.maximum(count, 1)
+    none = count == 0
+    heads = pa.array([name] * int(high.sum()), pa.string())
+    columns = [
+        pa.array(rows[high], pa.int32()),
+        heads,
+        *(pa.array(side[high].astype(np.int32)) for side in (starts, ends)),
+        pa.array(scores[high], pa.float32()),
+    ]
+    return (
+        pa.array(most, pa.float32(), mask=none),
+        pa.array(share.astype(np.float32), mask=none),
+        pa.table(columns, schema=_PLACES),
+    )
