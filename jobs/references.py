@@ -284,7 +284,8 @@ def references(
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """The addresses that dumps cite, as the table `references` in the folder `output`, and the account (also in
-    `references.json`). Without a session, in this process.
+    `references.json`). `spark` is a session, or a function that starts one when there is work; without, all is done in
+    this process.
 
     `inputs` are dumps of pages or of the table externallinks; `per_host` is how many addresses of a host are kept, None
     for all; `kinds` which citations count. What was done before a run was stopped is not done again.
@@ -332,6 +333,8 @@ def _run(
     done = {name.rsplit("/", 1)[-1].removesuffix(".json") for name in folder.list(f"_manifests/{READ}", ".json")}
     left = [task for task in tasks if task.name not in done]
     least = -(-size // SPLIT_BYTES)
+    if callable(spark):
+        spark = spark()
     if spark is None:
         for task in left:
             job.read(task)
@@ -447,7 +450,7 @@ def _command(arguments: Sequence[str] | None = None) -> None:
 
     ask = partial(job.references, per_host=options.per_host or None, kinds=options.kinds, tolerate=options.tolerate)
     try:
-        account = ask(session(STAGE), options.input, options.output, partitions=options.partitions)
+        account = ask(partial(session, STAGE), options.input, options.output, partitions=options.partitions)
     except CrawlmillError as error:
         if options.debug:
             raise
