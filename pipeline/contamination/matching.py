@@ -62,12 +62,12 @@ class Matching(NamedTuple):
 
     mode: Literal["idf", "ngram"] = "idf"
     edited: float = 0.6
-    long: float = 60.0
+    long: float = 50.0
     whole: float = 0.9
-    alone: float = 30.0
-    bare: float = 15.0
+    alone: float = 25.0
+    bare: float = 17.5
     short: float = 0.8
-    answered: float = 0.75
+    answered: float = 0.5
     together: float = 30.0
     apart: float = 5.0
     passage: float = 0.5
