@@ -32,7 +32,7 @@ MOST_URL = 2_000
 
 PIECE, MOST_PIECE = 6_000, 16_000
 """Characters from which the parser's pieces end at the next line outside of templates, and at which they end anywhere.
-Its time can grow with the square of what it is given: 0.1 s for the worst of this length, seconds for six times it."""
+Its time can grow with the square of what it is given: 0.3 s for the worst of this length, seconds for six times it."""
 
 MOST_DEPTH = 40
 """Templates in templates; MediaWiki expands to this depth by default ($wgMaxTemplateDepth). The parser hangs at 5,000."""
