@@ -6,7 +6,11 @@ import numpy as np
 import pyarrow as pa
 
 from classifiers.scoring import Head
+from classifiers.wordlists import WordLists
 from pipeline.scores import SENTENCE, SENTENCES, Scoring, score_schema
+
+SHIPPED = "shipped"
+"""What a recipe calls the word lists that ship."""
 
 _PLACES = pa.schema([("row", pa.int32()), *(SENTENCES.field(name) for name in ("head", "start", "end", "score"))])
 
@@ -34,6 +38,8 @@ class Scorer:
             )
             for name, options in scoring.heads.items()
         }
+        listed = scoring.listed_words
+        self._lists = None if listed is None else WordLists.own() if listed == SHIPPED else WordLists.read(listed)
 
     def score(self, texts: pa.Array, languages: pa.Array) -> Scores:
         """Scores texts (string, nulls allowed) in their languages (codes of lid.176)."""
@@ -52,15 +58,13 @@ class Scorer:
                 most, share, places = _by_sentence(name, head, texts)
                 columns[f"score_{name}_max_sentence"], columns[f"score_{name}_sentence_share"] = most, share
                 found.append(places)
-        if self._scoring.listed_words:
-            columns["listed_word_share"] = self._listed(texts, languages)
+        if self._lists is not None:
+            densities = self._lists.densities(texts, languages.to_pylist())
+            columns |= {name: densities.column(name) for name in ("listed_density", "listed_sexual_density")}
         if self._scoring.code_math:
             columns |= self._code_math(texts)
         pages = [columns[name].cast(self.schema.field(name).type) for name in self.schema.names]
         return Scores(pa.table(pages, schema=self.schema), pa.concat_tables(found))
-
-    def _listed(self, texts: pa.Array, languages: pa.Array) -> pa.Array:
-        raise NotImplementedError
 
     def _code_math(self, texts: pa.Array) -> dict[str, pa.Array]:
         raise NotImplementedError

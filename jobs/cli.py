@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs import decontamination_commands, dedup_commands
+from jobs import classifier_commands, decontamination_commands, dedup_commands
 from pipeline.errors import CrawlmillError, UsageError
 
 app = typer.Typer(
@@ -27,6 +27,10 @@ app = typer.Typer(
 )
 
 app.add_typer(dedup_commands.app, name="dedup")
+app.add_typer(classifier_commands.app, name="classifier")
+app.command(
+    epilog="Example: crawlmill references enwiki-latest-pages-articles-multistream.xml.bz2 --output references"
+)(classifier_commands.references)
 app.add_typer(decontamination_commands.app, name="decontaminate")
 
 out = Console()
@@ -255,6 +259,11 @@ def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | N
     if row["pii"]:
         kinds = Counter(hit["kind"] for hit in row["pii"])
         facts.append(("masked", ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))))
+    scores = [f"{name.removeprefix('score_')} {_number(row[name])}" for name in row if name.startswith("score_")]
+    if row["n_chars"] is not None and any(row[name] is not None for name in row if name.startswith("score_")):
+        facts.append(("scores", ", ".join(scores)))
+    if row.get("quality") is not None:
+        facts.append(("quality", f"rank {row['quality']:.3f}, bin {row['quality_bin']}"))
     if row["contamination"]:
         held = ", ".join(f"{hit['benchmark']}/{hit['item']} ({hit['score']:.2f})" for hit in row["contamination"])
         facts.append(("benchmark items", held))

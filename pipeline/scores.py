@@ -120,10 +120,12 @@ class QualityOptions(Options):
 
 
 class Scoring(Options):
-    """The `score` of a recipe. Only pages that the other rules keep are scored. `heads` are named by their columns:
-    `score_NAME`, with sentences also `score_NAME_max_sentence` and `score_NAME_sentence_share`; topics give `NAME` and
-    `NAME_score`. `listed_words`: share of words on the word lists that ship (`shipped`) or in a folder of lists, a file a
-    language. `code_math`: shares of lines of code and of mathematics. Rules can bound all of them.
+    """The `score` of a recipe. Only pages that the rules on text keep are scored, and rules can bound what they get.
+
+    `heads` are named by their columns: `score_NAME`, with sentences also `score_NAME_max_sentence` and
+    `score_NAME_sentence_share`; topics give `NAME` and `NAME_score`. `listed_words`: the word lists that ship (`shipped`) or
+    a folder of lists, a file a language, give `listed_density` and, of that, `listed_sexual_density`. `code_math` gives
+    `code_share` and `math_share`.
     """
 
     heads: dict[str, HeadOptions] = Field(default_factory=dict)
