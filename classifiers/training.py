@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from classifiers.evaluation import average_precision, roc_auc
@@ -32,6 +31,7 @@ from classifiers.normalise import check, normalised, shortened, strings
 from classifiers.scoring import FORMAT, Head
 from pipeline.errors import CrawlmillError, InputError, RecipeError, StorageError, UsageError
 from pipeline.options import Options
+from pipeline.yaml_files import line_of, nearest, read_yaml
 
 _ROWS_TO_QUANTISE = 256
 _PROCESS = Path(__file__).with_name("fasttext_process.py")
@@ -100,35 +100,23 @@ class TrainingOptions(Options):
 
 def load_options(path: str | Path) -> TrainingOptions:
     """The options of a YAML file. Raises RecipeError that names the file, the line, the key and the nearest right name."""
-    from pipeline.recipe import _line, _nearest, _repeated_key
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        node, body = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read training options {path}: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    body, node = read_yaml(path, "training options")
     if node is None:
         return TrainingOptions()
     if not isinstance(body, dict):
         raise RecipeError(f"{path}: training options are a mapping, such as `lr: 0.5`")
-    if repeated := _repeated_key(node):
-        raise RecipeError(f"{path}, line {repeated[1]}: key {repeated[0]!r} stands twice")
     try:
         return TrainingOptions.model_validate(body)
     except ValidationError as error:
         problem = error.errors()[0]
         at = tuple(problem["loc"])
         key = ".".join(map(str, at))
-        where = f"{path}, line {_line(node, at)}"
+        where = f"{path}, line {line_of(node, at)}"
         if problem["type"] == "extra_forbidden":
             parts: dict[str, type[Options]] = {"quantise": Quantisation, "autotune": Autotune}
             valid = sorted(parts.get(str(at[0]) if at[1:] else "", TrainingOptions).model_fields)
             raise RecipeError(
-                f"{where}: unknown key {key!r}{_nearest(str(at[-1]), valid)}; valid here: {', '.join(valid)}"
+                f"{where}: unknown key {key!r}{nearest(str(at[-1]), valid)}; valid here: {', '.join(valid)}"
             ) from error
         message = problem["msg"].removeprefix("Value error, ")
         raise RecipeError(f"{where}: {key + ': ' if key else ''}{message[:1].lower() + message[1:]}") from error

@@ -4,13 +4,12 @@ Thresholds stand in recipes and nowhere else. A rule group usually names a publi
 from `pipeline/recipes/dialects/` and may override single bounds; `resolve` turns groups into plain bounds.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -23,6 +22,7 @@ from pipeline.masking import Masking
 from pipeline.options import Options, Share, Size
 from pipeline.scores import Scoring, facts, score_columns, scored_names
 from pipeline.tables import DOCUMENTS, RECORDS
+from pipeline.yaml_files import line_of, nearest, parse_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -151,7 +151,7 @@ class RuleGroup(Options):
     @classmethod
     def _known(cls, value: str | None) -> str | None:
         if value is not None and value not in dialects():
-            raise ValueError(f"unknown dialect {value!r}{_nearest(value, dialects())}")
+            raise ValueError(f"unknown dialect {value!r}{nearest(value, dialects())}")
         return value
 
     def resolve(self) -> Dialect:
@@ -303,7 +303,7 @@ def load_recipe(name: str | Path) -> Recipe:
         if not path.is_file():
             known = published_recipes()
             raise RecipeError(
-                f"no recipe named {str(name)!r}{_nearest(str(name), known)}; shipped: {', '.join(known)}; "
+                f"no recipe named {str(name)!r}{nearest(str(name), known)}; shipped: {', '.join(known)}; "
                 "or give the path of a .yaml file"
             )
     try:
@@ -315,18 +315,9 @@ def load_recipe(name: str | Path) -> Recipe:
 
 def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     """Parses and validates YAML text; `where` is how errors name it. Raises RecipeError."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        body = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    body, node = parse_yaml(text, where)
     if not isinstance(body, dict) or node is None:
         raise RecipeError(f"{where}: a recipe is a mapping with at least `name`; see `crawlmill run --help`")
-    repeated = _repeated_key(node)
-    if repeated:
-        raise RecipeError(f"{where}, line {repeated[1]}: key {repeated[0]!r} stands twice")
     try:
         recipe = Recipe.model_validate(body)
     except ValidationError as error:
@@ -346,7 +337,7 @@ def _check_signals(recipe: Recipe, node: yaml.Node, where: str) -> None:
     measured = known_signals()
     for name in score_columns(recipe.score).names:
         if name in {*measured, *DOCUMENTS.names, *RECORDS.names}:
-            line = _line(node, ("score", "heads", name.removeprefix("score_")))
+            line = line_of(node, ("score", "heads", name.removeprefix("score_")))
             raise RecipeError(
                 f"{where}, line {line}: score: {name!r} is a column of another kind; name the head otherwise"
             )
@@ -354,9 +345,9 @@ def _check_signals(recipe: Recipe, node: yaml.Node, where: str) -> None:
     for name, dialect in recipe.groups():
         for signal in dialect.bounds:
             if signal not in known:
-                line = _line(node, ("rules", name, "bounds", signal))
+                line = line_of(node, ("rules", name, "bounds", signal))
                 raise RecipeError(
-                    f"{where}, line {line}: rules.{name}: unknown signal {signal!r}{_nearest(signal, known)}"
+                    f"{where}, line {line}: rules.{name}: unknown signal {signal!r}{nearest(signal, known)}"
                 )
 
 
@@ -364,10 +355,10 @@ def _explain(error: ValidationError, node: yaml.Node, where: str) -> str:
     problem = error.errors()[0]
     path = tuple(p for p in problem["loc"] if not (isinstance(p, str) and p.startswith("function-")))
     key = ".".join(str(p) for p in path)
-    line = _line(node, path)
+    line = line_of(node, path)
     if problem["type"] == "extra_forbidden":
         valid = _valid_keys(path[:-1])
-        return f"{where}, line {line}: unknown key {key!r}{_nearest(str(path[-1]), valid)}" + (
+        return f"{where}, line {line}: unknown key {key!r}{nearest(str(path[-1]), valid)}" + (
             f"; valid here: {', '.join(valid)}" if valid else ""
         )
     message = problem["msg"].removeprefix("Value error, ")
@@ -375,68 +366,19 @@ def _explain(error: ValidationError, node: yaml.Node, where: str) -> str:
 
 
 def _valid_keys(path: tuple[Any, ...]) -> list[str]:
+    """The keys of the model at the end of a path; steps that are no fields are elements of lists and mappings."""
     model: Any = Recipe
     for step in path:
-        if model is None:
-            return []
-        info = getattr(model, "model_fields", {}).get(str(step))
-        if info is None:
-            return []
-        model = info.annotation
-        if str(step) == "rules":
-            model = RuleGroup
-            return sorted(RuleGroup.model_fields) if len(path) > 1 else []
-        candidates = [model, *getattr(model, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-    return sorted(getattr(model, "model_fields", {})) if model else []
+        info = model.model_fields.get(str(step))
+        if info is not None:
+            model = _model_in(info.annotation)
+            if model is None:
+                return []
+    return sorted(model.model_fields)
 
 
-def _line(node: yaml.Node, path: tuple[Any, ...]) -> int:
-    line = node.start_mark.line + 1
-    for step in path:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if str(key.value) == str(step):
-                    line, node = key.start_mark.line + 1, value
-                    break
-            else:
-                return line
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and (item := _entry(node, str(step))) is not None:
-            line, node = item.start_mark.line + 1, item
-        else:
-            return line
-    return line
-
-
-def _entry(node: yaml.SequenceNode, name: str) -> yaml.Node | None:
-    """What stands behind `name` in a list of names and one-key mappings; the name itself where nothing does."""
-    for item in node.value:
-        if isinstance(item, yaml.MappingNode) and len(item.value) == 1 and str(item.value[0][0].value) == name:
-            return item.value[0][1]
-        if isinstance(item, yaml.ScalarNode) and str(item.value) == name:
-            return item
-    return None
-
-
-def _repeated_key(node: yaml.Node) -> tuple[str, int] | None:
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                return str(key.value), key.start_mark.line + 1
-            seen.add(key.value)
-            if (found := _repeated_key(value)) is not None:
-                return found
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            if (found := _repeated_key(value)) is not None:
-                return found
-    return None
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def _model_in(annotation: Any) -> Any:
+    """The model that a type is, or is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)

@@ -19,7 +19,6 @@ from pipeline.contamination.fields import (
     FieldError,
     alternatives,
     find,
-    nearest,
     shown,
     text_in,
     texts_in,
@@ -29,6 +28,7 @@ from pipeline.contamination.fields import (
 from pipeline.contamination.rows import find_files, read_bytes, read_rows, stem
 from pipeline.errors import RecipeError
 from pipeline.options import Options
+from pipeline.yaml_files import line_of, nearest, read_yaml
 
 DESCRIPTIONS = Path(__file__).parents[1] / "recipes" / "benchmarks"
 
@@ -215,16 +215,7 @@ def load_benchmarks(path: str | Path) -> tuple[Benchmark, ...]:
     Raises RecipeError naming the line, the key and the nearest key.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        body = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read benchmarks {path}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    body, node = read_yaml(path, "benchmarks")
     if not isinstance(body, dict) or list(body) != ["benchmarks"] or not isinstance(body["benchmarks"], list):
         raise RecipeError(f"{path}: a file of benchmarks has the one key `benchmarks`, with a list of them")
     found = []
@@ -483,26 +474,9 @@ def _explain(error: ValidationError, node: yaml.Node | None, where: str, at: tup
     known = Benchmark.model_fields if len(problem["loc"]) == 1 else LmEval.model_fields
     path = (*at, *problem["loc"])
     key = ".".join(str(step) for step in path)
-    line = _line(node, path)
+    line = line_of(node, path)
     if problem["type"] == "extra_forbidden":
         hint = nearest(str(path[-1]), known)
         return f"{where}, line {line}: unknown key {key!r}{hint}; valid here: {', '.join(sorted(known))}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}, line {line}: {key}: {message[:1].lower() + message[1:]}"
-
-
-def _line(node: yaml.Node | None, path: Sequence[Any]) -> int:
-    line = node.start_mark.line + 1 if node else 1
-    for step in path:
-        inside: yaml.Node | None = None
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if str(key.value) == str(step):
-                    line, inside = key.start_mark.line + 1, value
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            inside = node.value[step]
-            line = inside.start_mark.line + 1
-        if inside is None:
-            return line
-        node = inside
-    return line

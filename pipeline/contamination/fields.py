@@ -1,11 +1,12 @@
 """Fields of a row: found by name, dotted path or template, and turned into text."""
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import regex
+
+from pipeline.yaml_files import nearest
 
 
 class FieldError(Exception):
@@ -37,12 +38,6 @@ def to_text(value: Any) -> str:
     if isinstance(value, list | tuple | dict):
         raise ValueError(f"is {shown(value)}, not a text")
     return str(value)
-
-
-def nearest(name: str, known: Iterable[Any]) -> str:
-    """A hint at the known name that is closest, or nothing."""
-    close = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 @lru_cache(maxsize=1024)

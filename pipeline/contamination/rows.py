@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from pipeline.contamination.fields import nearest
 from pipeline.errors import InputError, RecipeError
 from pipeline.sources.inputs import expand, open_input
+from pipeline.yaml_files import nearest
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """Endings of the files that can be read; all but Parquet also with .gz or .zst behind them."""
