@@ -293,7 +293,7 @@ def build(
     table = note("distinct", distinct(table, options.near, first=options.positive))
     table = note("capped", capped(table, options.per_domain, options.seed))
     table = with_split(table, options.held_out, options.seed)
-    table = note("matched", _matched_lengths(table, options))
+    table = note("matched", length_matched(table, options))
     for split in (TRAIN, TEST):
         side = table.filter(pc.equal(table.column("split"), split))
         account[split] = {**_by_label(side), "groups": pc.count_distinct(side.column("group")).as_py()}
@@ -336,7 +336,7 @@ def with_split(examples: pa.Table, held_out: float, seed: int = 1) -> pa.Table:
     return examples.set_column(at, EXAMPLES.field("split"), pa.array(column, pa.string()))
 
 
-def _matched_lengths(examples: pa.Table, options: TrainingSetOptions) -> pa.Table:
+def length_matched(examples: pa.Table, options: TrainingSetOptions) -> pa.Table:
     """As many negatives for each positive in every bin of lengths, on both sides of the split."""
     positive = np.array([label == options.positive for label in examples.column("label").to_pylist()], bool)
     test = np.array([split == TEST for split in examples.column("split").to_pylist()], bool)
