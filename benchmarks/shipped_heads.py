@@ -2,12 +2,12 @@
 
     crawlmill run --recipe default --input 'DATA/crawl/*.warc.gz' --output CRAWL
     crawlmill run --recipe default --input 'DATA/gold/*.warc.gz' --output GOLD
-    python -m benchmarks.shipped_heads quality --runs CRAWL GOLD --references REFERENCES
+    python -m benchmarks.shipped_heads quality --runs CRAWL GOLD --references REFERENCES LINKS
     python -m benchmarks.shipped_heads topic --runs CRAWL GOLD
 
 DATA is the folder that `CRAWLMILL_DATA` names. Every score of the evaluation is that of a model that has seen nothing of
 the example's site (five folds by site); the model that is written has seen all of them. REFERENCES is a folder of the job
-`references`. Two runs give the same files.
+`references` over the dump of labelled/wiki, LINKS the list of addresses there. Two runs give the same files.
 """
 
 import argparse
@@ -117,9 +117,9 @@ def by_source(table: pa.Table) -> list[dict[str, Any]]:
     ]
 
 
-def referenced(pages: list[sets.LabelledPage], folder: str, heads: list[Head]) -> dict[str, Any]:
+def referenced(pages: list[sets.LabelledPage], sources: list[str], heads: list[Head]) -> dict[str, Any]:
     """How the head ranks pages of hosts that Wikipedia cites above other pages of the crawl, which it was not told."""
-    references = References.of(read_references(folder))
+    references = References.of(pa.concat_tables([read_references(source) for source in sources]))
     crawl = [page for page in pages if page.page_type is None and page.dataset not in ARTICLES]
     table = pa.table({"url": [p.url for p in crawl], "host": [p.host for p in crawl]})
     rows: dict[str, Any] = {"references": len(references.urls), "pages": len(crawl)}
@@ -171,11 +171,11 @@ def inspected(pages: list[sets.LabelledPage], heads: list[Head], head: Head) -> 
     return sorted(rows, key=lambda row: -row["score"]), said
 
 
-def make_quality(runs: list[str], references: str | None) -> dict[str, Any]:
+def make_quality(runs: list[str], references: list[str]) -> dict[str, Any]:
     """Writes classifiers/models/quality.*; returns the figures."""
     pages = sets.labelled_pages(runs)
     examples, account = quality_examples(pages)
-    command = "python -m benchmarks.shipped_heads quality --runs CRAWL GOLD --references REFERENCES"
+    command = "python -m benchmarks.shipped_heads quality --runs CRAWL GOLD --references REFERENCES LINKS"
     truth = np.array([label == POSITIVE for label in examples.column("label").to_pylist()])
     texts, groups = examples.column("text").to_pylist(), examples.column("group").to_pylist()
     data = {
@@ -307,7 +307,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("head", choices=("quality", "topic"))
     parser.add_argument("--runs", nargs="+", required=True)
-    parser.add_argument("--references")
+    parser.add_argument("--references", nargs="*", default=[], help="folders of the job, or lists of addresses")
     given = parser.parse_args()
     figures = make_quality(given.runs, given.references) if given.head == "quality" else make_topic(given.runs)
     for name, value in figures.items():
