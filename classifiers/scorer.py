@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from classifiers import code_math
 from classifiers.scoring import Head
 from classifiers.wordlists import WordLists
 from pipeline.scores import SENTENCE, SENTENCES, Scoring, score_schema
@@ -62,12 +63,10 @@ class Scorer:
             densities = self._lists.densities(texts, languages.to_pylist())
             columns |= {name: densities.column(name) for name in ("listed_density", "listed_sexual_density")}
         if self._scoring.code_math:
-            columns |= self._code_math(texts)
+            shares = code_math.shares(texts)
+            columns |= {name: shares.column(name) for name in shares.schema.names}
         pages = [columns[name].cast(self.schema.field(name).type) for name in self.schema.names]
         return Scores(pa.table(pages, schema=self.schema), pa.concat_tables(found))
-
-    def _code_math(self, texts: pa.Array) -> dict[str, pa.Array]:
-        raise NotImplementedError
 
 
 def _by_sentence(name: str, head: Head, texts: pa.Array) -> tuple[pa.Array, pa.Array, pa.Table]:

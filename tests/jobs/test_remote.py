@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -18,13 +19,14 @@ import fsspec
 import pyarrow.compute as pc
 import pytest
 
-from jobs import annotate, deduplicate, extract
+from jobs import annotate, decontaminate, deduplicate, extract, score
 from jobs.curate import curate, outcome_counts
 from jobs.explain import extracted_text, find
 from jobs.run import run
 from jobs.runs import Run, existing_run, open_run
 from pipeline.errors import InputError, UsageError
 from pipeline.recipe import Recipe
+from pipeline.scores import Scoring
 from pipeline.sources import inputs
 from pipeline.sources.archive import Record, read_archive
 
@@ -164,13 +166,22 @@ def in_process(recipe: Recipe, archive: str, output: str) -> Run:
         for task in opened.tasks:
             extract.ExtractPart(opened.folder.path, recipe)(task)
             annotate.AnnotatePart(opened.folder.path, recipe)(task.part)
+        score.score(None, opened)
         deduplicate.deduplicate(None, opened)
+        decontaminate.decontaminate(None, opened)
         curate(None, opened)
         opened.record("curate", done=True)
     return opened
 
 
 def test_a_run_folder_on_another_filesystem(archive: Path, tolerant: Recipe, tmp_path: Path) -> None:
+    items = [
+        {"id": str(i), "q": f"which of the {word} lamps of Farrow burns {i} nights"} for i, word in enumerate("abc")
+    ]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (tmp_path / "benchmarks.yaml").write_text("benchmarks: [{name: b, path: items.jsonl, id: id, question: q}]\n")
+    scoring = Scoring.model_validate({"heads": {"toxicity": {"model": "toxicity"}}, "quality": {"heads": ["toxicity"]}})
+    tolerant = tolerant.with_benchmarks(tmp_path / "benchmarks.yaml").model_copy(update={"score": scoring})
     far, near = "memory://bucket/a run", str(tmp_path / "near")
     in_process(tolerant, str(archive), near)
     in_process(tolerant, str(archive), far)
