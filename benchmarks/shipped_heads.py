@@ -117,9 +117,8 @@ def by_source(table: pa.Table) -> list[dict[str, Any]]:
     ]
 
 
-def referenced(pages: list[sets.LabelledPage], sources: list[str], heads: list[Head]) -> dict[str, Any]:
+def referenced(pages: list[sets.LabelledPage], references: References, heads: list[Head]) -> dict[str, Any]:
     """How the head ranks pages of hosts that Wikipedia cites above other pages of the crawl, which it was not told."""
-    references = References.of(pa.concat_tables([read_references(source) for source in sources]))
     crawl = [page for page in pages if page.page_type is None and page.dataset not in ARTICLES]
     table = pa.table({"url": [p.url for p in crawl], "host": [p.host for p in crawl]})
     rows: dict[str, Any] = {"references": len(references.urls), "pages": len(crawl)}
@@ -161,7 +160,8 @@ def inspected(pages: list[sets.LabelledPage], heads: list[Head], head: Head) -> 
     means = ", ".join(f"{g}: {unseen[grade == g].mean():.2f} ({(grade == g).sum()})" for g in range(4))
     said = (
         f"{len(rows)} English pages of the crawl, those of the smallest hashes of their ids with at most three of one set, "
-        "were read and graded before any model was made: 0 nothing to learn from (lists, forms, boilerplate), 1 thin "
+        "were graded before any model was made, by their address, length, first 330 characters and 230 from the middle, not "
+        "read to the end: 0 nothing to learn from (lists, forms, boilerplate), 1 thin "
         "(short messages, advertising, release notes), 2 decent, 3 worth learning from. One reader; grades are rough. "
         f"`score` is by the model that has not seen the site: Spearman {rho.statistic:.3f} (95 % {low:.3f} to {high:.3f}), "
         f"Kendall {tau.statistic:.3f}; AUC for grades 2 and 3 against 0 and 1: {roc_auc(unseen, grade >= 2):.3f}; mean score "
@@ -173,6 +173,9 @@ def inspected(pages: list[sets.LabelledPage], heads: list[Head], head: Head) -> 
 
 def make_quality(runs: list[str], references: list[str]) -> dict[str, Any]:
     """Writes classifiers/models/quality.*; returns the figures."""
+    cited_by = (
+        References.of(pa.concat_tables([read_references(source) for source in references])) if references else None
+    )
     pages = sets.labelled_pages(runs)
     examples, account = quality_examples(pages)
     command = "python -m benchmarks.shipped_heads quality --runs CRAWL GOLD --references REFERENCES LINKS"
@@ -201,7 +204,7 @@ def make_quality(runs: list[str], references: list[str]) -> dict[str, Any]:
         update_facts(head.path, calibration=found["calibration"])
         head = Head.open(head.path)
         rows, said = inspected(pages, heads, head)
-        cited = referenced(pages, references, heads) if references else {}
+        cited = referenced(pages, cited_by, heads) if cited_by else {}
     few = {k: web_only[k] for k in ("examples", "positives", "groups")} | {
         k: f"{web_only[k]['value']:.3f} ({web_only[k]['low']:.3f} to {web_only[k]['high']:.3f})"
         for k in ("roc_auc", "average_precision")
@@ -210,7 +213,7 @@ def make_quality(runs: list[str], references: list[str]) -> dict[str, Any]:
         "Web pages only": [{"": k, "value": v} for k, v in few.items()],
         "Pages of hosts that Wikipedia cites": [{"": k, "value": v} for k, v in cited.items()],
         "How the training set came about": [{"step": step, **n} for step, n in account.items()],
-        "Fifty pages, read": said,
+        "Fifty pages, looked at": said,
         "The fifty pages": rows,
     }
     notes = yaml.safe_load((HERE / "head_notes.yaml").read_text(encoding="utf-8"))["quality"]

@@ -39,7 +39,7 @@ class Rules(NamedTuple):
 def rules() -> Rules:
     """The rules that ship."""
     facts = yaml.safe_load(Path(__file__).with_name("code_math.yaml").read_text(encoding="utf-8"))
-    return Rules(*(_either(facts[kind]) for kind in ("code", "not_code", "math")), facts["thresholds"])
+    return Rules(_either(facts["code"]), _either(facts["not_code"]), _either(facts["math"]), facts["thresholds"])
 
 
 def _either(patterns: Sequence[str]) -> str:
@@ -92,6 +92,8 @@ def kinds(measured: pa.RecordBatch) -> dict[str, Any]:
     """bool arrays `code` and `math`: which texts, by the shares that `shares` measured, reach the thresholds that ship."""
     least = rules().thresholds
     return {
-        kind: pc.greater_equal(pc.fill_null(measured.column(f"{kind}_share"), 0.0), pa.scalar(least[kind], pa.float32()))
+        kind: pc.greater_equal(
+            pc.fill_null(measured.column(f"{kind}_share"), 0.0), pa.scalar(least[kind], pa.float32())
+        )
         for kind in ("code", "math")
     }
