@@ -27,7 +27,7 @@ import yaml
 from classifiers.normalise import strings
 from classifiers.scoring import Head, SentenceScores
 from classifiers.toxicity_sets import UNSEEN, Example, background, labelled
-from classifiers.training import load_options, train
+from classifiers.training import load_options, train, update_facts
 from classifiers.wordlists import SCHEMA as LISTED
 from classifiers.wordlists import WordLists
 from pipeline.errors import InputError, UsageError
@@ -51,9 +51,18 @@ SENTENCES = pa.schema(
     ]
 )
 _DATA = Path(__file__).parent
-_CLEAN_EXAMPLES = {"brown": 8000, "books": 6000, "wikitext2": 5000, "lingua": 15000, "crawl": 25000}
+_CLEAN_EXAMPLES = {
+    "brown": 8000,
+    "books": 6000,
+    "wikitext2": 5000,
+    "lingua": 15000,
+    "crawl": 25000,
+    "crawl_lines": 12000,
+    "words": 8000,
+}
 """Clean examples of each kind in training: no kind of text should be taken for toxic because it is rare."""
 _IDENTITY_TIMES = 2
+_OFTEN = 3
 _TEMPLATED = ("hatecheck", "mhc")
 _LICENCES = {
     "davidson": "MIT",
@@ -70,6 +79,8 @@ _LICENCES = {
     "wikitext2": "CC-BY-SA",
     "lingua": "Apache-2.0",
     "crawl": "of their publishers",
+    "crawl_lines": "of their publishers",
+    "words": "of Brown and WikiText-2, single words",
     "identity": "written for this project",
 }
 
@@ -157,9 +168,17 @@ def training_examples(folder: str | Path) -> list[Example]:
     known = [e for e in labelled(folder) if e.part == "train"]
     chosen = _balanced(known)
     clean = [e for e in background(folder) if e.part == "train"]
+    clean += _words(clean)
     for source, most in _CLEAN_EXAMPLES.items():
         chosen += _few(without_listed([e for e in clean if e.source == source]), most)
     return chosen + identity_examples("training") * _IDENTITY_TIMES
+
+
+def _words(clean: Iterable[Example]) -> list[Example]:
+    """Words that stand in edited English a few times, each alone: their letters are innocent too."""
+    texts = [e.text for e in clean if e.source in ("brown", "wikitext2")]
+    counts = Counter(word for text in texts for word in text.split() if len(word) > 2 and word.isalpha())
+    return [Example("words", word, False, "words") for word, n in sorted(counts.items()) if n >= _OFTEN]
 
 
 def without_listed(examples: Sequence[Example], lists: WordLists | None = None) -> list[Example]:
@@ -200,7 +219,7 @@ def train_toxicity(folder: str | Path, to: str | Path, command: str = "") -> Hea
         source: {TOXIC: counts[source, True], CLEAN: counts[source, False], "licence": _LICENCES[source]}
         for source in sorted({e.source for e in examples})
     }
-    return train(
+    head = train(
         [e.text for e in examples],
         [TOXIC if e.toxic else CLEAN for e in examples],
         load_options(_DATA / "models" / "toxicity.yaml"),
@@ -209,6 +228,13 @@ def train_toxicity(folder: str | Path, to: str | Path, command: str = "") -> Hea
         data=data,
         command=command,
     )
+    update_facts(head.path, sentence_threshold=notes()["sentence_threshold"])
+    return Head.open(head.path)
+
+
+def notes() -> dict[str, Any]:
+    """What people know of the head, for its JSON and its card: `models/toxicity.notes.yaml`."""
+    return yaml.safe_load((_DATA / "models" / "toxicity.notes.yaml").read_text(encoding="utf-8"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -50,6 +50,8 @@ _BOOKS = ("gutenberg_1661", "gutenberg_345", "gutenberg_972", "gutenberg_16595",
 _BOOK_LINES = 200
 _PAGE_SENTENCES = 8
 _PAGE_WORDS = 250
+_SHORT = 25
+"""Characters of a short line: a label, a name, an ingredient."""
 _GENRES = {
     "ca": "news",
     "cb": "news",
@@ -165,12 +167,18 @@ def crawl(folder: Path) -> Iterator[Page]:
 
 
 def page_examples(page: Page) -> list[Example]:
-    """A few sentences of a page, chosen by hash, and one longer piece of its beginning; one group for each host."""
+    """A few sentences and short lines of a page, chosen by hash, and one longer piece of its beginning (source `crawl`,
+    `crawl_lines` for the short ones); one group for each host."""
     _, starts, ends = sentences(pa.array([page.text], pa.large_string()))
-    parts = {page.text[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True) if b - a > 20}
+    parts = {page.text[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)}
     chosen = sorted(parts, key=lambda s: hashlib.blake2b(s.encode("utf-8", "replace"), digest_size=8).digest())
-    texts = [*chosen[:_PAGE_SENTENCES], " ".join(page.text.split()[:_PAGE_WORDS])]
-    return [Example("crawl", t, False, f"crawl:{page.host}", page.language, page.dataset) for t in texts]
+    texts = [*[t for t in chosen if len(t) > _SHORT][:_PAGE_SENTENCES], " ".join(page.text.split()[:_PAGE_WORDS])]
+    lines = [t for t in chosen if len(t) <= _SHORT][:_PAGE_SENTENCES]
+    return [
+        Example(source, t, False, f"crawl:{page.host}", page.language, page.dataset)
+        for source, of in (("crawl", texts), ("crawl_lines", lines))
+        for t in of
+    ]
 
 
 def _distinct(examples: list[Example]) -> list[Example]:

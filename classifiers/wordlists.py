@@ -4,7 +4,7 @@ Terms are words and phrases. They and the texts are normalised alike (`classifie
 marks apart, each letter of a script without spaces apart), and a term matches where its words stand one after another and
 nowhere else: a listed word inside another word is no match, and `f*ck` is found as the three words that it becomes. Where
 terms overlap, the first that begins counts, and of those the longest. In Chinese, Japanese and Thai a term of two or more
-letters matches inside a sentence, for there are no words to be seen; terms of one letter are refused there.
+letters matches inside a sentence, for there are no words to be seen; terms of one letter are left out there.
 
 The list of a text's own language is used, for a bad word of one is a good one of another. Words of the texts are counted
 without punctuation, and letters of scripts without spaces count as words, in the density too.
