@@ -118,7 +118,7 @@ class Scored:
 
 
 def spread(examples: Iterable[Example], most: int) -> list[Example]:
-    """At most so many, evenly spread."""
+    """Every so-manieth from the first on, at most `most`."""
     given = list(examples)
     return given[:: max(1, len(given) // most)][:most]
 
@@ -287,7 +287,7 @@ def main() -> None:
     pages = [p for p in crawl(DATA) if part(f"crawl:{p.host}") != "train"]
     ordinary = [e._replace(slice="clean:" + e.slice) for e in clean if e.source in ("brown", "books", "wikitext2")]
     whole = Scored(known + ordinary, head)
-    scored = Scored(each(known + ordinary, _set, 300), head, peers)
+    scored = Scored(each(known + ordinary, _set, 1000), head, peers)
     ranked = rankings(scored, whole)
     functionality, identity = templates(whole)
     words = Scored(spread(identity_examples("evaluation"), 600), head, peers)
