@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from classifiers import code_math
 from classifiers.scoring import Head
+from classifiers.toxicity import sentence_columns
 from classifiers.wordlists import WordLists
 from pipeline.scores import SENTENCE, SENTENCES, Scoring, score_schema
 
@@ -70,26 +71,15 @@ class Scorer:
 
 
 def _by_sentence(name: str, head: Head, texts: pa.Array) -> tuple[pa.Array, pa.Array, pa.Table]:
-    """The highest score of a sentence of each text, the share of SENTENCE or more, and where those are."""
-    rows, starts, ends, scores = head.score_sentences(texts)
-    read = ~np.isnan(scores)
-    rows, starts, ends, scores = rows[read], starts[read], ends[read], scores[read]
-    n = len(texts)
-    count = np.bincount(rows, minlength=n)
-    most = np.zeros(n, np.float32)
-    np.maximum.at(most, rows, scores)
-    high = scores >= np.float32(SENTENCE)
-    share = np.bincount(rows[high], minlength=n) / np.maximum(count, 1)
-    none = count == 0
-    heads = pa.array([name] * int(high.sum()), pa.string())
+    """The highest score of a sentence of each text, the share of the text in sentences that count as the scored label, and
+    where those of SENTENCE or more are."""
+    found = head.score_sentences(texts)
+    most, share = sentence_columns(found, len(texts), head.facts.get("sentence_threshold", SENTENCE))
+    high = found.scores >= np.float32(SENTENCE)  # NaN is not
     columns = [
-        pa.array(rows[high], pa.int32()),
-        heads,
-        *(pa.array(side[high].astype(np.int32)) for side in (starts, ends)),
-        pa.array(scores[high], pa.float32()),
+        pa.array(found.rows[high], pa.int32()),
+        pa.array([name] * int(high.sum()), pa.string()),
+        *(pa.array(side[high].astype(np.int32)) for side in (found.starts, found.ends)),
+        pa.array(found.scores[high], pa.float32()),
     ]
-    return (
-        pa.array(most, pa.float32(), mask=none),
-        pa.array(share.astype(np.float32), mask=none),
-        pa.table(columns, schema=_PLACES),
-    )
+    return most, share, pa.table(columns, schema=_PLACES)

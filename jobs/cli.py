@@ -93,7 +93,7 @@ def run(
         int | None, typer.Option(help="Spark tasks to use; the result does not depend on it.", min=1)
     ] = None,
     upto: Annotated[
-        str, typer.Option(help="Last stage to run: extract, annotate, deduplicate, decontaminate or curate.")
+        str, typer.Option(help="Last stage to run: extract, annotate, score, deduplicate, decontaminate or curate.")
     ] = "curate",
     master: Annotated[str | None, typer.Option(help="Spark master; all local cores if not given.")] = None,
     index: _IndexOption = None,

@@ -180,13 +180,14 @@ def score_schema(scoring: Scoring) -> pa.Schema:
         columns.append(field(f"score_{name}", pa.float32(), f"probability of the scored label by {head.model}", "0..1"))
         if head.sentences:
             columns.append(field(f"score_{name}_max_sentence", pa.float32(), "highest score of a sentence", "0..1"))
-            columns.append(
-                field(f"score_{name}_sentence_share", pa.float32(), f"share of sentences of {SENTENCE} or more", "0..1")
+            meaning = (
+                "share of its characters in sentences of the model's sentence threshold (0.5 if none is said) or more"
             )
+            columns.append(field(f"score_{name}_sentence_share", pa.float32(), meaning, "0..1"))
     if scoring.listed_words:
-        columns.append(
-            field("listed_word_share", pa.float32(), "share of words on the lists of the page's language", "0..1")
-        )
+        meaning = "words that stand on the list of the page's language; null where there is none"
+        columns.append(field("listed_density", pa.float32(), meaning, "share of words"))
+        columns.append(field("listed_sexual_density", pa.float32(), "those of them listed as sexual", "share of words"))
     if scoring.code_math:
         columns.append(field("code_share", pa.float32(), "share of lines that look like code", "0..1"))
         columns.append(field("math_share", pa.float32(), "share of lines with mathematics", "0..1"))

@@ -178,7 +178,9 @@ CURATED = pa.schema(
         field("dump", pa.string(), "crawl; null when unknown"),
         field("language", pa.string(), "most likely language", "ISO 639 code of lid.176"),
         field("language_score", pa.float32(), "probability of that language", "0..1"),
-        field("quality", pa.float32(), "rank by quality among the pages that rules keep; null if not asked for", "0..1"),
+        field(
+            "quality", pa.float32(), "rank by quality among the pages that rules keep; null if not asked for", "0..1"
+        ),
         field("quality_bin", pa.int16(), "bin of equal size by that, 0 the least"),
         field("topic", pa.string(), "likeliest class of the head named topic; null where the recipe has none"),
         field("cluster_size", pa.int32(), "pages of its near-duplicate cluster; null where the recipe compares none"),

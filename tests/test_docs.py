@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from classifiers.training import TrainingOptions
 from pipeline.contamination.benchmark import load_benchmarks
 from pipeline.contamination.options import Decontamination, Evidence
 from pipeline.recipe import parse_recipe, published_recipes
+from pipeline.scores import MODELS, HeadOptions, QualityOptions, Scoring, published
 from pipeline.signals.pii import KINDS, NAME_KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +62,20 @@ def test_the_decontamination_options_in_the_docs_are_those_there_are(tmp_path: P
     described = page.read_text(encoding="utf-8")
     names = {*Decontamination.model_fields, *Evidence.model_fields}
     assert all(f"`{option}`" in described or f"  {option}:" in described for option in names)
+
+
+def test_the_scoring_options_in_the_docs_are_those_there_are() -> None:
+    page = ROOT / "docs" / "classifiers.md"
+    recipe_text, options = blocks(page, "yaml")
+    recipe = parse_recipe("name: docs\n" + recipe_text)
+    assert recipe.score.ranks and recipe.score.quality.keep.top == 0.5
+    assert TrainingOptions.model_validate(yaml.safe_load(options)).quantise is not None
+    described = page.read_text(encoding="utf-8")
+    names = {*Scoring.model_fields, *HeadOptions.model_fields, *published(), *QualityOptions.model_fields} - {
+        "max_chars"
+    }
+    assert all(name in described for name in names)
+    assert all(f"`{path.stem}`" in described for path in MODELS.glob("*.ftz"))
 
 
 def test_every_shipped_recipe_is_described() -> None:

@@ -131,10 +131,45 @@ def test_long_texts_are_cut_without_losing_what_is_cited() -> None:
 
 _BITS = st.sampled_from(
     [
-        *("{{", "}}", "[[", "]]", "[", "]", "|", "=", "{{{", "}}}", "{|", "|}", "==", "\n==External links==\n", "''", "'''"),
-        *("<ref>", "</ref>", "<ref name=", "/>", "<!--", "-->", "<nowiki>", "</nowiki>", "<math>", "{{cite|url=", "{{URL|"),
+        *(
+            "{{",
+            "}}",
+            "[[",
+            "]]",
+            "[",
+            "]",
+            "|",
+            "=",
+            "{{{",
+            "}}}",
+            "{|",
+            "|}",
+            "==",
+            "\n==External links==\n",
+            "''",
+            "'''",
+        ),
+        *(
+            "<ref>",
+            "</ref>",
+            "<ref name=",
+            "/>",
+            "<!--",
+            "-->",
+            "<nowiki>",
+            "</nowiki>",
+            "<math>",
+            "{{cite|url=",
+            "{{URL|",
+        ),
         *("http://", "https://a.org/x", "//", "www.b.org", "http%3A//", "mailto:a@b", "http://[", "http://[::1]/"),
-        *("https://web.archive.org/web/2012/", "https://webcitation.org/?url=", "http://a:b@c.org", "&amp;", "&#x110000;"),
+        *(
+            "https://web.archive.org/web/2012/",
+            "https://webcitation.org/?url=",
+            "http://a:b@c.org",
+            "&amp;",
+            "&#x110000;",
+        ),
         *("&", "%", "%3A", "\\", "@", ":", "#", "?", "'", '"', "é", "漢", "\u202e", "\ud800", "\x00"),
     ]
 )
