@@ -12,6 +12,9 @@ is found on them is printed beside the item; a person read it, and what they sai
 
 found: the page is said to hold the item that was planted, or one of the same words. any: it is said to hold some item.
 first: the item with the best score is the one that was planted, or one of the same words.
+
+datatrove is given each item as a prompt has it: passage, question and choices labelled with letters are its query, the
+answer is its label. Leaks print the same letters, so that its n-grams can run across the choices.
 """
 
 import argparse
@@ -268,7 +271,9 @@ def show_peer_recall(bench: Bench, peer: Peer, chosen: Sequence[int], kinds: Seq
         false.append(sum(task is not None for task in tasks))
     for kind, line in cells.items():
         print(f"{kind:16}{line}")
-    print(f"its false pages: {false[0]} of {len(texts):,} by default, {false[1]} with grams of queries\n")
+    print(
+        f"its false pages: {false[0]} of {len(texts):,} by default, {false[1]} with grams of queries; not read one by one\n"
+    )
 
 
 # ---- thresholds

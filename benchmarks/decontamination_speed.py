@@ -54,7 +54,10 @@ class Peer:
         path = Path(folder) / "items.jsonl"
         with path.open("w", encoding="utf-8") as out:
             for item in items:
-                query_text = "\n".join(filter(None, [item["passage"], item["question"], *item["choices"]]))
+                labelled = (
+                    f"{chr(65 + i)}. {choice}" for i, choice in enumerate(item["choices"])
+                )  # as prompts have them
+                query_text = "\n".join(filter(None, [item["passage"], item["question"], *labelled]))
                 row = {"task": item["benchmark"], "query": query_text, "label": item["answer"] or ""}
                 out.write(json.dumps(row) + "\n")
         return self.ask({"build": {"items": str(path), "folder": folder, "query": query}})
