@@ -175,7 +175,7 @@ def show_recall(bench: Bench, chosen: Sequence[int], kinds: Sequence[str]) -> No
 # ---- clean pages
 
 
-def show_false(bench: Bench) -> None:
+def show_false(bench: Bench, shown: bool) -> None:
     """False pages by mode, and each with what is said to be on it."""
     n = bench.pages.num_rows
     sources = Counter(bench.pages.column("source").to_pylist())
@@ -194,8 +194,8 @@ def show_false(bench: Bench) -> None:
         print(f"{mode:7}{pages:>7}{pages / n * 1e4:>10.2f}{floor:>19}{per_item:>25.2f}")
     print()
     for mode in MODES:
-        print(f"pages that mode {mode} names, with the item beside the page")
-        show_pages(bench, listed[mode])
+        print(f"pages that mode {mode} names")
+        show_pages(bench, listed[mode], shown)
         print()
 
 
@@ -219,8 +219,8 @@ def show_others(bench: Bench) -> None:
     print(f"ngram {counts[0]}, {counts[1]}; idf {counts[2]}, {counts[3]}\n")
 
 
-def show_pages(bench: Bench, found: pa.Table, most: int = 160) -> None:
-    """Every page with its best items: score, short excerpts, and the verdict of a person."""
+def show_pages(bench: Bench, found: pa.Table, shown: bool, most: int = 160) -> None:
+    """Every page with its best items: score, the verdict of a person, and what there is to judge where it is `shown`."""
     by_page: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in found.to_pylist():
         by_page[row["row"]].append(row)
@@ -231,8 +231,9 @@ def show_pages(bench: Bench, found: pa.Table, most: int = 160) -> None:
             item = bench.items[row["item"]]
             of = f"{item['benchmark']}/{item['item']}"
             print(f"{source}:{name}  {of}  score {row['score']:.3f}, {len(best)} items on the page")
-            print(f"  page: {short(text[row['start'] : row['end']], most)}")
-            print(f"  item: {short(item['question'], most)}")
+            if shown:
+                print(f"  page: {short(text[row['start'] : row['end']], most)}")
+                print(f"  item: {short(item['question'], most)}")
         print(f"  verdict: {VERDICTS.get(f'{source}:{name}', 'NOT READ YET')}")
 
 
@@ -326,6 +327,7 @@ def main() -> None:
     parser.add_argument(
         "--sweep", default=SWEEP, help="thresholds of mode idf: name=value/value,name=value/value+name=..."
     )
+    parser.add_argument("--show", action="store_true", help="print what false pages say beside the items")
     parser.add_argument("--decoys", type=int, default=40_000)
     parser.add_argument("--index-size", type=int, default=100_000)
     parser.add_argument("--pages", type=int, default=1000, help="pages of a round of speed")
@@ -348,7 +350,7 @@ def main() -> None:
     if "items" in parts:
         show_items(bench)
     if "false" in parts:
-        show_false(bench)
+        show_false(bench, options.show)
         show_others(bench)
     if "recall" in parts:
         show_recall(bench, chosen, kinds)

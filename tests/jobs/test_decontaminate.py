@@ -186,6 +186,26 @@ def test_pages_can_be_dropped_or_marked_instead(
         assert dropped == (held if action == "drop" else set())
 
 
+def test_what_stands_in_too_many_pages_is_common_text(finished: Run, tolerant: Recipe, tmp_path: Path) -> None:
+    """A sentence of the sample's grammar that more than a hundred articles share, as a benchmark item."""
+    said = "half of the notes were lost when the cellar in"
+    (tmp_path / "said.jsonl").write_text(json.dumps({"q": said}) + "\n")
+    (tmp_path / "benchmarks.yaml").write_text("benchmarks: [{name: said, path: said.jsonl, question: q}]\n")
+    recipe = tolerant.with_benchmarks(tmp_path / "benchmarks.yaml")
+    for mode in ("idf", "ngram"):
+        n_pages = {}
+        for common in (10, None):
+            chosen = recipe.decontaminate.model_copy(update={"common": common, "mode": mode, "action": "mark"})
+            choice = recipe.model_copy(update={"decontaminate": chosen})
+            done = redecide(finished.folder.path, choice, str(tmp_path / f"{mode}-{common}"))
+            n_pages[common] = done.folder.read_table(ITEMS).column("n_pages")[0].as_py()
+        texts = finished.folder.scan("curated", None, ["text"]).column("text").to_pylist()
+        whole = sum(said in text.lower() for text in texts)
+        # A near-copy that changes a word of the sentence holds none of its n-grams whole, and so nothing that is common.
+        changed = n_pages[None] - whole
+        assert n_pages[10] == changed and 0 <= changed <= (2 if mode == "idf" else 0) and whole > 10
+
+
 def test_other_items_are_another_run(searched: Run, searching: Recipe, sample_web: Path, tmp_path: Path) -> None:
     lines = (sample_web / "benchmark.jsonl").read_text().splitlines(keepends=True)
     for name, held in (("same", lines), ("fewer", lines[:-1])):
