@@ -148,10 +148,16 @@ def _made(model: Mapping[str, Any]) -> list[str]:
         rows += [{"": "examples", "value": counts}, {"": "digest of them", "value": f"`{examples['digest']}`"}]
     parts = ["## Made of", _rows(rows)]
     data = model.get("data") or {}
-    if data and all(isinstance(value, Mapping) for value in data.values()):
+    kinds = {frozenset(value) if isinstance(value, Mapping) else None for value in data.values()}
+    if data and len(kinds) == 1 and None not in kinds:
         parts += [_rows([{"data": name, **value} for name, value in data.items()])]
-    elif data:
-        parts += [_rows([{"data": name, "": value} for name, value in data.items()])]
+    elif data:  # facts of different kinds: each on a line of its own
+        flat = [
+            (f"{name}: {key}", value)
+            for name, facts in data.items()
+            for key, value in (facts.items() if isinstance(facts, Mapping) else [("", facts)])
+        ]
+        parts += [_rows([{"data": name.removesuffix(": "), "": value} for name, value in flat])]
     return parts
 
 
