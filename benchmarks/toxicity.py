@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from classifiers.card import write_card
 from classifiers.evaluation import average_precision, evaluate, roc_auc
-from classifiers.scoring import Head
-from classifiers.toxicity import identity_examples, notes, sentence_columns
+from classifiers.scoring import Head, sentence_columns
+from classifiers.toxicity import identity_examples, notes
 from classifiers.toxicity_sets import Example, Page, background, crawl, labelled, part
 from classifiers.wordlists import WordLists
 

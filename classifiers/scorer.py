@@ -6,8 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from classifiers import code_math
-from classifiers.scoring import Head
-from classifiers.toxicity import sentence_columns
+from classifiers.scoring import Head, sentence_columns
 from classifiers.wordlists import WordLists
 from pipeline.scores import SENTENCE, SENTENCES, Scoring, score_schema
 

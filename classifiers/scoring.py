@@ -172,6 +172,19 @@ def score_all(heads: Sequence[Head], texts: pa.Array | pa.ChunkedArray) -> list[
     return [head.score_lines(lines[head.normalisation, head.max_chars]) for head in heads]
 
 
+def sentence_columns(found: SentenceScores, n: int, threshold: float) -> tuple[pa.FloatArray, pa.FloatArray]:
+    """The highest score of the sentences of each of `n` texts, and the share of their characters that stands in
+    sentences at or above the threshold; float32, null for a text without a scored sentence."""
+    there = ~np.isnan(found.scores)
+    rows, scores, lengths = found.rows[there], found.scores[there], (found.ends - found.starts)[there].astype(float)
+    most = np.zeros(n, np.float32)
+    np.maximum.at(most, rows, scores)
+    all_chars = np.bincount(rows, lengths, n)
+    share = np.bincount(rows, lengths * (scores >= threshold), n) / np.maximum(all_chars, 1)
+    none = all_chars == 0
+    return pa.array(most, mask=none), pa.array(share.astype(np.float32), mask=none)
+
+
 def _of(found: list[tuple[float, str]], wanted: str) -> float | None:
     for probability, label in found:
         if label == wanted:

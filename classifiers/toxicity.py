@@ -20,12 +20,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import yaml
 
 from classifiers.normalise import strings
-from classifiers.scoring import Head, SentenceScores
+from classifiers.scoring import Head, SentenceScores, sentence_columns
 from classifiers.toxicity_sets import UNSEEN, Example, background, labelled
 from classifiers.training import load_options, train, update_facts
 from classifiers.wordlists import SCHEMA as LISTED
@@ -103,19 +102,6 @@ def page_scores(
     listed = (lists or WordLists.own()).densities(texts, languages if languages is not None else [None] * len(texts))
     most, share = sentence_columns(head.score_sentences(texts), len(texts), threshold)
     return pa.RecordBatch.from_arrays([head.score(texts), most, share, *listed.columns], schema=SCHEMA)
-
-
-def sentence_columns(found: SentenceScores, n: int, threshold: float) -> tuple[pa.FloatArray, pa.FloatArray]:
-    """The highest score of the sentences of each of `n` texts, and the share of their characters that stands in
-    sentences at or above the threshold; float32, null for a text without a scored sentence."""
-    there = ~np.isnan(found.scores)
-    rows, scores, lengths = found.rows[there], found.scores[there], (found.ends - found.starts)[there].astype(float)
-    most = np.zeros(n, np.float32)
-    np.maximum.at(most, rows, scores)
-    all_chars = np.bincount(rows, lengths, n)
-    share = np.bincount(rows, lengths * (scores >= threshold), n) / np.maximum(all_chars, 1)
-    none = all_chars == 0
-    return pa.array(most, mask=none), pa.array(share.astype(np.float32), mask=none)
 
 
 def toxic_sentences(

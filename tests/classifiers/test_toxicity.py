@@ -10,7 +10,7 @@ import pytest
 
 from classifiers import toxicity, toxicity_sets
 from classifiers.evaluation import roc_auc
-from classifiers.scoring import Head, SentenceScores
+from classifiers.scoring import Head, SentenceScores, sentence_columns
 from classifiers.toxicity_sets import Example, cleaned, part
 from classifiers.wordlists import WordLists
 from pipeline.errors import InputError, UsageError
@@ -112,7 +112,7 @@ def test_columns_of_sentences():
         np.array([10, 40, 5]),
         np.array([0.95, 0.2, np.nan], np.float32),
     )
-    most, share = toxicity.sentence_columns(found, 4, 0.9)
+    most, share = sentence_columns(found, 4, 0.9)
     assert most.to_pylist() == pytest.approx([0.95, None, None, None])
     assert share.to_pylist() == [0.25, None, None, None]
 
