@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+from classifiers.training_set import LISTING
+from jobs.references import REFERENCES
 from pipeline.curation import ledger_schema
+from pipeline.recipe import load_recipe
+from pipeline.scores import QUALITY, SENTENCES, score_schema
 from pipeline.signals.statistics import Statistics
 from pipeline.tables import (
     BENCHMARK_ITEMS,
@@ -41,6 +45,12 @@ def page() -> str:
         "edits": ("spans that a recipe's line edits cut or replace", EDITS),
         "cuts": ("spans that were cut as repeated lines or paragraphs", EDITS),
         "duplicates": ("one row for each document that was compared with others", DUPLICATES),
+        "scores": (
+            "one row for each page that the rules on text keep; a column for each thing that the recipe scores, here what "
+            "`default` does; with them in the ledger stand `quality` and `quality_bin`",
+            [*score_schema(load_recipe("default").score), *QUALITY],
+        ),
+        "sentences": ("one row for each sentence that a head with `sentences` scores high", SENTENCES),
         "contamination": ("one row for each benchmark item in a document", CONTAMINATION),
         "benchmark_items": ("one row for each item of the benchmarks that were looked for", BENCHMARK_ITEMS),
         "inputs": ("the account of each split of an input file", INPUTS),
@@ -49,6 +59,8 @@ def page() -> str:
             [column for column in ledger if column.name not in known],
         ),
         "curated": ("what people load", CURATED),
+        "references": ("what `crawlmill references` writes: one row for each address that a dump cites", REFERENCES),
+        "missing": ("what `crawlmill classifier train` lists to be fetched", LISTING),
     }
     parts = [_HEAD]
     for name, (about, schema) in tables.items():

@@ -159,7 +159,7 @@ def test_nothing_to_read_is_an_input_error(tmp_path: Path) -> None:
 
 def test_stages_can_be_run_one_by_one(finished: Run, sample_web: Path, tolerant: Recipe, tmp_path: Path) -> None:
     output = str(tmp_path / "out")
-    for stage in ("extract", "annotate", "deduplicate", "decontaminate", "curate"):
+    for stage in ("extract", "annotate", "score", "deduplicate", "decontaminate", "curate"):
         done = run(tolerant, [str(sample_web)], output, upto=stage, master="local[2]")
         assert done.info["stages"][stage]["done"]
     assert digests(output) == digests(finished.folder.path)
@@ -208,7 +208,7 @@ def test_jobs_run_through_spark_submit(finished: Run, sample_web: Path, tmp_path
     root = Path(__file__).parents[2]
     # Another seed of Python's own hashes than the finished run had.
     environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(root), "PYTHONHASHSEED": "7"}
-    for stage in ("extract", "annotate", "deduplicate", "decontaminate", "curate"):
+    for stage in ("extract", "annotate", "score", "deduplicate", "decontaminate", "curate"):
         done = subprocess.run(
             [
                 str(submit),
