@@ -8,6 +8,7 @@ import pyarrow as pa
 from classifiers import code_math
 from classifiers.scoring import Head, sentence_columns
 from classifiers.wordlists import WordLists
+from pipeline.errors import UsageError
 from pipeline.scores import SENTENCE, SENTENCES, Scoring, score_schema
 
 SHIPPED = "shipped"
@@ -39,6 +40,12 @@ class Scorer:
             )
             for name, options in scoring.heads.items()
         }
+        for name, head in self._heads.items():
+            if head.scored is None and not scoring.heads[name].topics:
+                raise UsageError(
+                    f"score.heads.{name}: model {head.name} has no label that is scored; say `topics: true`, or which `label`"
+                    f" of {', '.join(head.labels)}"
+                )
         listed = scoring.listed_words
         self._lists = None if listed is None else WordLists.own() if listed == SHIPPED else WordLists.read(listed)
 

@@ -171,6 +171,7 @@ def redecide(source: str, recipe: Recipe, output: str, index: str | None = None,
         raise UsageError(f"output {output} holds another run; choose a new folder")
     run = Run(folder, recipe, info or own)
     deduplicate.check_index(run, index)
+    score.check_models(recipe)
     with folder.lock():
         folder.sweep()
         run.save()

@@ -56,6 +56,9 @@ ITEMS = "benchmark_items/items.parquet"
 DECOYS_AN_ITEM = 10
 """Decoys for each item at most: more of them would be much the same."""
 
+GRAM_BUCKETS = 64
+"""Tasks that count n-grams, each a range of them: there are no more than the benchmarks have, however large the crawl."""
+
 TALLY_BUCKETS = 64
 """Tasks that bring together what the parts found of an item."""
 
@@ -91,10 +94,14 @@ class _Search:
 
     def scan(self, n_buckets: int, part: str) -> Iterator[Parcel]:
         """First pass: matches to a work file, and how many pages of the part hold each n-gram to its bucket."""
-        pages = self.pages(part)
-        matches = find(pages.texts, self.index)
-        self.folder.write_table(f"{WORK}/matches-{part}.parquet", matches)
-        self.folder.write_json(f"{WORK}/pages-{part}.json", len(pages))
+        done = self.folder.read_json(f"{WORK}/pages-{part}.json")
+        if done is None or done["index"] != self.index_name:
+            pages = self.pages(part)
+            matches = find(pages.texts, self.index)
+            self.folder.write_table(f"{WORK}/matches-{part}.parquet", matches)
+            self.folder.write_json(f"{WORK}/pages-{part}.json", {"pages": len(pages), "index": self.index_name})
+        else:
+            matches = self.folder.read_table(f"{WORK}/matches-{part}.parquet")
         if self.recipe.decontaminate.common is not None:
             held = grams(matches, self.index).column("gram").to_numpy()
             gram, n_pages = np.unique(held, return_counts=True)
@@ -125,7 +132,11 @@ class _Search:
                 pages = self.pages(part)
                 found = contamination(judged, self.index.items, pages)
                 tallies = tally(judged, pages, self.recipe.pii)
-        facts = {"part": part, "searched": folder.read_json(f"{WORK}/pages-{part}.json"), **page_counts(found)}
+        facts = {
+            "part": part,
+            "searched": (folder.read_json(f"{WORK}/pages-{part}.json") or {})["pages"],
+            **page_counts(found),
+        }
         written = folder.write_table(f"{TABLE}/part-{part}.parquet", found)
         folder.write_json(f"_manifests/{STAGE}/{part}.json", {**facts, "tables": {TABLE: written}})
         yield from by_bucket(tallies, tallies.column("number").to_numpy() % TALLY_BUCKETS, "tallies")
@@ -164,10 +175,8 @@ def decontaminate(
     items = folder.read_table(f"{name}.parquet")
     search = _Search(source.folder.path, folder.path, run.recipe, f"{name}.arrow")
     ask = partial(exchange, spark, partitions=partitions, least=source.least_slices, watch=watch)
-    text_bytes = sum(m["text_bytes"] for m in source.manifests("extract"))
-    n_buckets = 1 + text_bytes // BYTES_A_BUCKET
-    hops = [Hop(n_buckets, search.count, light=True), Hop(1, search.write_common)]
-    ask("looking for benchmarks", parts, partial(search.scan, n_buckets), hops)
+    hops = [Hop(GRAM_BUCKETS, search.count, light=True), Hop(1, search.write_common)]
+    ask("looking for benchmarks", parts, partial(search.scan, GRAM_BUCKETS), hops)
     ask("judging matches", parts, search.judge, [Hop(TALLY_BUCKETS, search.write_tally, light=True)])
     tallies = pa.concat_tables(
         folder.read_table(f"{WORK}/tally-{bucket:05d}.parquet") for bucket in range(TALLY_BUCKETS)
@@ -198,10 +207,6 @@ def _prepare(run: Run, source: Run) -> str:
     run.folder.write_bytes(f"{name}.arrow", index)
     run.folder.write_table(f"{name}.parquet", items)  # last: it says that both are there
     return name
-
-
-BYTES_A_BUCKET = 1_000_000_000
-"""Extracted text for each task that counts n-grams."""
 
 
 def _publish(run: Run, items: pa.Table) -> None:

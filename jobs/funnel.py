@@ -9,6 +9,7 @@ from pipeline.curation import (
     LEAKED,
     NOTHING_BUT_LEAKS,
     NOTHING_LEFT,
+    NOTHING_MILD,
     SAME_RECORD,
     TOO_MANY_PIECES,
     TOO_PERSONAL,
@@ -29,6 +30,7 @@ _BEFORE_RULES = (
 
 _AFTER_RULES = (
     QUALITY_RULE,
+    NOTHING_MILD,
     NOTHING_LEFT,
     "dedup.url",
     "dedup.exact",

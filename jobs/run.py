@@ -59,6 +59,7 @@ def run(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     opened = open_run(output, recipe, inputs, partitions, cores)
     deduplicate.check_index(opened, index)
+    score.check_models(recipe)
     with opened.folder.lock():
         opened.folder.sweep()
         opened.save()

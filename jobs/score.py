@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from classifiers.scorer import Scorer
-from jobs.exchange import Hop, Parcel, Received, exchange
+from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
 from jobs.runs import Run, read_part, read_ranks
 from jobs.session import Watch
 from jobs.store import RunFolder
@@ -24,7 +24,7 @@ from pipeline.contamination.cuts import stretches, to_extracted
 from pipeline.curation import kept_rows
 from pipeline.edits import apply_edits
 from pipeline.recipe import Recipe
-from pipeline.scores import SENTENCES, Histogram, Scoring, combined, facts, score_schema
+from pipeline.scores import RANK_BINS, SENTENCES, Histogram, Scoring, combined, facts, score_schema, values_of
 from pipeline.tables import DOCUMENTS
 
 STAGE = "score"
@@ -48,6 +48,7 @@ class _Scores:
     output: str
     recipe: Recipe
     earlier: str | None
+    key: str
 
     @property
     def schema(self) -> pa.Schema:
@@ -55,8 +56,18 @@ class _Scores:
         return pa.schema([DOCUMENTS.field("doc_id"), *score_schema(self.recipe.score)])
 
     def send(self, part: str) -> Iterator[Parcel]:
-        """Scores a part, and sends how its quality heads' scores are spread, each to its own bucket."""
+        """Scores a part that is not scored yet, and sends how its quality heads' scores are spread."""
         own = RunFolder(self.output)
+        manifest = f"_manifests/{STAGE}/{part}.json"
+        if (own.read_json(manifest) or {}).get("key") != self.key:
+            self._write(own, part)
+            own.write_json(manifest, {"part": part, "key": self.key})
+        scores = own.read_table(f"scores/part-{part}.parquet")
+        for number, name in enumerate(self.recipe.score.quality.heads):
+            yield from _spread(Histogram.of(values_of(scores, name)), number)
+
+    def _write(self, own: RunFolder, part: str) -> None:
+        """Scores a part, but for what is known of it."""
         records, documents, signals, edits = read_part(RunFolder(self.measures), part, self.recipe)
         del records
         documents = documents.filter(pa.array(kept_rows(documents, signals, self.recipe))).combine_chunks()
@@ -70,9 +81,6 @@ class _Scores:
         order = [(name, "ascending") for name in ("doc_id", "head", "start")]
         own.write_table(f"scores/part-{part}.parquet", scores)
         own.write_table(f"sentences/part-{part}.parquet", sentences.sort_by(order))
-        for number, name in enumerate(self.recipe.score.quality.heads):
-            values = pc.fill_null(scores.column(f"score_{name}"), float("nan")).to_numpy().astype(np.float64)
-            yield number, "spread", _spread(Histogram.of(values))
 
     def _known(self, part: str) -> tuple[pa.Table, pa.Table]:
         """What an earlier decision scored of a part."""
@@ -101,24 +109,42 @@ class _Scores:
         scores = scores.add_column(0, "doc_id", ids.combine_chunks()).cast(self.schema)
         return scores, pa.Table.from_pylist(rows, SENTENCES)
 
-    def write_spread(self, name: str | None, bucket: int, received: Received) -> None:
+    def add(self, bucket: int, received: Received) -> Iterator[Parcel]:
+        """How a range of the scores of a head is spread over all parts, to the one task that writes it."""
+        if "spread" in received:
+            sums = received["spread"].group_by("bin", use_threads=False).aggregate([("pages", "sum")])
+            yield bucket // RANGES, "spread", pa.table({"bin": sums.column("bin"), "pages": sums.column("pages_sum")})
+
+    def write_spread(self, names: tuple[str, ...], number: int, received: Received) -> None:
         """How the scores of a head are spread over all parts."""
-        rows = received.get("spread", _spread(Histogram(np.zeros(0, np.int64))))
-        sums = rows.group_by("bin", use_threads=False).aggregate([("pages", "sum")]).sort_by("bin")
-        counts = pa.table({"bin": sums.column("bin"), "pages": sums.column("pages_sum")})
-        RunFolder(self.output).write_table(f"ranks/{name or self.recipe.score.quality.heads[bucket]}.parquet", counts)
+        rows = received.get("spread", EMPTY_SPREAD).sort_by("bin")
+        RunFolder(self.output).write_table(f"ranks/{names[number]}.parquet", rows)
 
     def combine(self, part: str) -> Iterator[Parcel]:
         """How the heads of a part combined are spread."""
         folder = RunFolder(self.output)
         scores = folder.read_table(f"scores/part-{part}.parquet")
         ranks = read_ranks(folder, self.recipe, combined=False)
-        yield 0, "spread", _spread(Histogram.of(combined(scores, self.recipe.score, ranks)))
+        yield from _spread(Histogram.of(combined(scores, self.recipe.score, ranks)), 0)
 
 
-def _spread(histogram: Histogram) -> pa.Table:
+RANGES = 64
+"""Tasks that add up the spread of one head, each a range of its bins."""
+
+EMPTY_SPREAD = pa.table({"bin": pa.array([], pa.int32()), "pages": pa.array([], pa.int64())})
+
+
+def _spread(histogram: Histogram, number: int) -> Iterator[Parcel]:
+    """The counts of a head, apart by range."""
     bins = np.flatnonzero(histogram.counts)
-    return pa.table({"bin": bins.astype(np.int32), "pages": histogram.counts[bins].astype(np.int64)})
+    counts = pa.table({"bin": bins.astype(np.int32), "pages": histogram.counts[bins].astype(np.int64)})
+    yield from by_bucket(counts, number * RANGES + bins * RANGES // RANK_BINS, "spread")
+
+
+def check_models(recipe: Recipe) -> None:
+    """Raises InputError, UsageError or RecipeError where a model or word list of the recipe cannot be used."""
+    if recipe.score.scores:
+        _scorer(recipe.score)
 
 
 def score(
@@ -136,17 +162,23 @@ def score(
     scoring = run.recipe.score
     if run.is_done(STAGE) or not scoring.scores:
         return
-    _scorer(scoring)  # a model that cannot be used is an error before any task starts
+    check_models(run.recipe)
     source = measures or run
     key = _key(run.recipe)
     same = source is not run and source.is_done(STAGE) and source.info["stages"][STAGE].get("key") == key
-    scores = _Scores(source.folder.path, run.folder.path, run.recipe, source.folder.path if same else None)
+    scores = _Scores(source.folder.path, run.folder.path, run.recipe, source.folder.path if same else None, key)
     parts = [task.part for task in source.tasks]
     ask = partial(exchange, spark, partitions=partitions, least=source.least_slices, watch=watch)
-    n_heads = len(scoring.quality.heads)
-    ask("scoring", parts, scores.send, [Hop(n_heads, partial(scores.write_spread, None))] if n_heads else [])
+
+    def spread_of(*names: str) -> list[Hop]:
+        if not names:
+            return []
+        adding = Hop(len(names) * RANGES, scores.add, light=True)
+        return [adding, Hop(len(names), partial(scores.write_spread, names))]
+
+    ask("scoring", parts, scores.send, spread_of(*scoring.quality.heads))
     if scoring.ranks:
-        ask("ranking", parts, scores.combine, [Hop(1, partial(scores.write_spread, "quality"))])
+        ask("ranking", parts, scores.combine, spread_of("quality"))
     run.record(STAGE, key=key)
 
 

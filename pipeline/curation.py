@@ -45,6 +45,9 @@ _TEXTS = field("texts", pa.list_(pa.string()), "text after edits, in pieces wher
 NOTHING_LEFT = "dedup.nothing_left"
 """Reason of a page that held nothing but lines that are cut as repeated."""
 
+NOTHING_MILD = "score.nothing_left"
+"""Reason of a page that held nothing but sentences that are cut by their score."""
+
 TOO_PERSONAL = "pii.max_hits"
 """Reason of a page that holds more personal data than the recipe allows."""
 
@@ -100,8 +103,10 @@ def kept_rows(
     duplicates: pa.Table | None = None,
     scores: pa.Table | None = None,
 ) -> np.ndarray:
-    """Which documents break no rule on text or scores and, given what was compared, give way to no other."""
-    kept = _unbroken(broken_rules(documents, signals, recipe, scores))
+    """Which documents break no rule on text or scores and, given what was compared, give way to no other. Of a capture
+    that was archived twice in the part only the first counts, as in `settle`.
+    """
+    kept = _unbroken(broken_rules(documents, signals, recipe, scores)) & _first(documents.column("doc_id"))
     return kept & _compared(documents.column("doc_id"), duplicates).column("removed_by").is_null().to_numpy()
 
 
@@ -137,14 +142,14 @@ def decide(
         for i in leaks:
             broken[i] = (*broken[i], LEAKED)
     kept = _unbroken(broken)
-    masked = _masked(documents, kept, recipe)
+    masked = _masked(documents, kept & _first(documents.column("doc_id")), recipe)
     personal = _personal(documents.column("doc_id"), masked.found)
     edits = pa.concat_tables([edits, masked.edits])
     whole = _edited(documents, edits, kept)
-    if recipe.dedup.cuts:
+    if recipe.dedup.cuts or recipe.score.cuts:
         n_words = _word_count(whole)
         for i in np.flatnonzero(kept & (n_words.fill_null(1).to_numpy() == 0)).tolist():
-            broken[i] = (NOTHING_LEFT,)
+            broken[i] = (NOTHING_LEFT if recipe.dedup.cuts else NOTHING_MILD,)
     cut = {}
     if recipe.decontaminate.action == "cut":
         for i, found in leaks.items():
@@ -249,6 +254,13 @@ def _lists(texts: pa.Array, cut: dict[int, list[str]], kept: np.ndarray) -> pa.L
 
 def _unbroken(broken: list[tuple[str, ...]]) -> np.ndarray:
     return np.array([not rules for rules in broken], dtype=bool)
+
+
+def _first(doc_ids: pa.ChunkedArray) -> np.ndarray:
+    """Where an id stands for the first time."""
+    first = np.zeros(len(doc_ids), bool)
+    first[np.unique(doc_ids.to_numpy(), return_index=True)[1]] = True
+    return first
 
 
 def _masked(documents: pa.Table, kept: np.ndarray, recipe: Recipe) -> Masked:
@@ -380,4 +392,6 @@ def _edited(documents: pa.Table, edits: pa.Table, kept: np.ndarray) -> pa.Array:
 
 
 def _word_count(texts: pa.Array) -> pa.Array:
-    return pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)))
+    trimmed = pc.utf8_trim_whitespace(texts)
+    counts = pc.list_value_length(pc.utf8_split_whitespace(trimmed))
+    return pc.if_else(pc.equal(trimmed, ""), pa.scalar(0, counts.type), counts)  # Arrow splits "" into one word

@@ -20,8 +20,8 @@ from pipeline.dedup.options import Dedup
 from pipeline.errors import RecipeError
 from pipeline.masking import Masking
 from pipeline.options import Options, Share, Size
-from pipeline.scores import Scoring, facts, score_columns, scored_names
-from pipeline.tables import DOCUMENTS, RECORDS
+from pipeline.scores import QUALITY, Scoring, facts, score_schema, scored_names
+from pipeline.tables import CURATED
 from pipeline.yaml_files import line_of, nearest, parse_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -332,15 +332,21 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
 
 
 def _check_signals(recipe: Recipe, node: yaml.Node, where: str) -> None:
+    from pipeline.annotation import measured_schema
+    from pipeline.curation import ledger_schema
     from pipeline.signals import known_signals
 
     measured = known_signals()
-    for name in score_columns(recipe.score).names:
-        if name in {*measured, *DOCUMENTS.names, *RECORDS.names}:
+    taken = {*ledger_schema(measured_schema(recipe)).names, *CURATED.names} - {"topic"}
+    if not recipe.score.ranks:
+        taken |= set(QUALITY.names)
+    for name in score_schema(recipe.score).names:
+        if name in taken:
             line = line_of(node, ("score", "heads", name.removeprefix("score_")))
             raise RecipeError(
-                f"{where}, line {line}: score: {name!r} is a column of another kind; name the head otherwise"
+                f"{where}, line {line}: score: {name!r} is the name of another column; name the head otherwise"
             )
+        taken.add(name)
     known = {*measured, *scored_names(recipe.score)}
     for name, dialect in recipe.groups():
         for signal in dialect.bounds:

@@ -127,8 +127,15 @@ def hits(signals: pa.Table, recipe: Recipe) -> list[tuple[str, ...]]:
 
 
 def score_hits(scores: pa.Table, recipe: Recipe) -> list[tuple[str, ...]]:
-    """For every row of scores (with the columns of quality), the rules on scores that it breaks, quality last."""
+    """For every row of scores (with the columns of quality), the rules on scores that it breaks, quality last.
+
+    Where there is no word list for the language of a page, its words break no rule.
+    """
     rules = score_bounds(recipe)
     names = np.array([*(rule.rule for rule in rules), QUALITY_RULE], dtype=object)
-    matrix = np.hstack([broken(scores, rules), dropped(scores, recipe.score)[:, None]])
+    breaks = broken(scores, rules)
+    for j, rule in enumerate(rules):
+        if rule.signal.startswith("listed_"):
+            breaks[:, j] &= scores.column(rule.signal).is_valid().to_numpy()
+    matrix = np.hstack([breaks, dropped(scores, recipe.score)[:, None]])
     return [tuple(names[row]) for row in matrix]

@@ -5,7 +5,7 @@ Scoring itself needs models and is in `classifiers`; here is what becomes of the
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -164,9 +164,24 @@ class Scoring(Options):
         """Whether pages are ranked by quality."""
         return bool(self.quality.heads)
 
+    @property
+    def cuts(self) -> bool:
+        """Whether sentences are cut."""
+        return any(head.cut_sentences is not None for head in self.heads.values())
+
     def digests(self) -> dict[str, str]:
-        """SHA-256 of every model."""
-        return {name: hashlib.sha256(head.path.read_bytes()).hexdigest() for name, head in sorted(self.heads.items())}
+        """SHA-256 of every model with its facts, and of the word lists of a folder."""
+        models = {name: [head.path, head.path.with_suffix(".json")] for name, head in sorted(self.heads.items())}
+        if self.listed_words and Path(self.listed_words).is_dir():
+            models["listed_words"] = sorted(path for path in Path(self.listed_words).iterdir() if path.is_file())
+        return {name: _digest(path for path in files if path.is_file()) for name, files in models.items()}
+
+
+def _digest(files: Iterable[Path]) -> str:
+    total = hashlib.sha256()
+    for path in files:
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
 
 
 def score_schema(scoring: Scoring) -> pa.Schema:
@@ -244,6 +259,15 @@ class Histogram(NamedTuple):
         ranks = middle[_bins(np.nan_to_num(values))]
         return np.where(np.isnan(values), np.nan, ranks)
 
+    def below(self, values: np.ndarray, top: float, draws: np.ndarray) -> np.ndarray:
+        """Which values are not among the share `top` of the greatest; of those in the bin that is cut in two as many stay
+        as fit, by `draws` (0 to 1). NaN is below."""
+        total = max(1, int(self.counts.sum()))
+        bins = _bins(np.nan_to_num(values))
+        upper = np.cumsum(self.counts)[bins] / total
+        share = np.maximum(self.counts[bins], 1) / total
+        return np.isnan(values) | ((upper - (1 - top)) / share <= draws)
+
 
 def _bins(values: np.ndarray) -> np.ndarray:
     return np.minimum((np.clip(values, 0, 1) * RANK_BINS).astype(np.int64), RANK_BINS - 1)
@@ -255,30 +279,38 @@ Ranks = Mapping[str, Histogram]
 
 def combined(scores: pa.Table, scoring: Scoring, ranks: Ranks) -> np.ndarray:
     """What the quality heads come to, 0..1: the mean or greatest of their ranks; NaN where one has no score."""
-    heads = np.stack([ranks[name].rank(_values(scores, name)) for name in scoring.quality.heads])
+    heads = np.stack([ranks[name].rank(values_of(scores, name)) for name in scoring.quality.heads])
     return heads.mean(axis=0) if scoring.quality.combine == "mean" else heads.max(axis=0)
 
 
-def _values(scores: pa.Table, name: str) -> np.ndarray:
+def values_of(scores: pa.Table, name: str) -> np.ndarray:
+    """The scores of a head as float64, NaN where there is none."""
     return pc.fill_null(scores.column(f"score_{name}"), float("nan")).to_numpy().astype(np.float64)
 
 
+BELOW = "below_top"
+"""Column beside those of QUALITY: whether a page is not among the best that the recipe keeps."""
+
+
 def with_quality(scores: pa.Table, scoring: Scoring, ranks: Ranks) -> pa.Table:
-    """The scores with the columns of QUALITY beside them."""
-    if not scoring.ranks:
-        quality = np.full(scores.num_rows, np.nan)
-    else:
-        quality = ranks["quality"].rank(combined(scores, scoring, ranks))
+    """The scores with the columns of QUALITY, and BELOW, beside them."""
+    values = combined(scores, scoring, ranks)
+    quality = ranks["quality"].rank(values)
     missing = np.isnan(quality)
     bins = np.minimum((np.nan_to_num(quality) * scoring.quality.bins).astype(np.int16), scoring.quality.bins - 1)
     columns = (pa.array(quality.astype(np.float32), mask=missing), pa.array(bins, pa.int16(), mask=missing))
-    for column, values in zip(QUALITY, columns, strict=True):
-        scores = scores.append_column(column, values)
-    return scores
+    for column, ranked in zip(QUALITY, columns, strict=True):
+        scores = scores.append_column(column, ranked)
+    top = scoring.quality.keep.top
+    below = np.zeros(len(quality), bool)
+    if top is not None:
+        draws = np.array([draw(doc_id) for doc_id in scores.column("doc_id").to_pylist()], np.float64)
+        below = ranks["quality"].below(values, top, draws)
+    return scores.append_column(BELOW, pa.array(below))
 
 
 def dropped(scores: pa.Table, scoring: Scoring) -> np.ndarray:
-    """Which pages quality drops. `scores` has doc_id, the heads' columns, and those of QUALITY.
+    """Which pages quality drops. `scores` is what `with_quality` gives.
 
     A page without a score is dropped. The draw of a page is a function of its doc_id.
     """
@@ -287,10 +319,10 @@ def dropped(scores: pa.Table, scoring: Scoring) -> np.ndarray:
         return np.zeros(scores.num_rows, bool)
     rank = pc.fill_null(scores.column("quality"), float("nan")).to_numpy().astype(np.float64)
     if keep.top is not None:
-        return ~(rank >= 1 - keep.top)
+        return scores.column(BELOW).to_numpy()
     value = rank
     if keep.by == "score":
-        value = np.mean([_values(scores, name) for name in scoring.quality.heads], axis=0)
+        value = np.mean([values_of(scores, name) for name in scoring.quality.heads], axis=0)
     if keep.least is not None:
         # A score is a float32: a bound of 0.65 admits what was measured as 0.65.
         return ~(value.astype(np.float32) >= np.float32(keep.least))

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.contamination.cuts import Edit, excerpt, stretches, to_extracted
+from pipeline.contamination.cuts import Edit, Stretch, excerpt, stretches, to_extracted
 from pipeline.contamination.kernel import K
 from pipeline.contamination.matching import Matching
 from pipeline.dedup.candidates import first_of_runs
@@ -60,9 +60,12 @@ def contamination(found: pa.Table, items: pa.Table, pages: Pages) -> pa.Table:
     `items` is the table of the index. Sorted by page, benchmark, item and place.
     """
     rows = []
+    left: dict[int, list[Stretch]] = {}
     for row in found.to_pylist():
         page = row["row"]
-        kept = stretches(len(pages.value("text", page)), pages.edits(page))
+        if page not in left:
+            left[page] = stretches(len(pages.value("text", page)), pages.edits(page))
+        kept = left[page]
         start, end = to_extracted((row["start"], row["end"]), kept)
         spans = [to_extracted((span["start"], span["end"]), kept) for span in row["spans"]]
         named = {name: items.column(name)[row["item"]].as_py() for name in ("benchmark", "item", "decoy")}
@@ -82,11 +85,13 @@ def tally(found: pa.Table, pages: Pages, masking: Masking) -> pa.Table:
     sizes = rows.group_by("item").aggregate([("doc_id", "count_distinct")]).to_pylist()
     n_pages = {size["item"]: size["doc_id_count_distinct"] for size in sizes}
     best = []
+    masks: dict[int, list[Edit]] = {}
     for row in rows.take(pa.array(np.flatnonzero(first_of_runs(rows.column("item").to_numpy())))).to_pylist():
         page, text = row["row"], pages.texts[row["row"]].as_py()
-        languages = pa.array([pages.value("language", page)], pa.string())
-        hidden = _edits(mask(pa.array([text], pa.string()), [row["doc_id"]], languages, masking).edits)
-        shown, marks = excerpt(text, [(span["start"], span["end"]) for span in row["spans"]], hidden)
+        if page not in masks:
+            languages = pa.array([pages.value("language", page)], pa.string())
+            masks[page] = _edits(mask(pa.array([text], pa.string()), [row["doc_id"]], languages, masking).edits)
+        shown, marks = excerpt(text, [(span["start"], span["end"]) for span in row["spans"]], masks[page])
         best.append(
             {
                 "number": row["item"],
@@ -219,12 +224,11 @@ def by_task(items: pa.Table, found: bool) -> dict[str, list[int]]:
 
     Those that do not can be given to `lm_eval --samples`. Items without a task are left out, decoys too.
     """
-    chosen = pc.and_(
-        pc.greater(items.column("n_pages"), 0) if found else pc.equal(items.column("n_pages"), 0),
-        pc.and_(pc.invert(items.column("decoy")), items.column("task").is_valid()),
-    )
-    tasks: dict[str, list[int]] = {}
-    for row in items.filter(chosen).select(["task", "doc"]).to_pylist():
+    named = items.filter(pc.and_(pc.invert(items.column("decoy")), items.column("task").is_valid()))
+    tasks: dict[bool, dict[str, set[int]]] = {True: {}, False: {}}
+    for row in named.select(["task", "doc", "n_pages"]).to_pylist():
         if row["doc"] is not None:
-            tasks.setdefault(row["task"], []).append(row["doc"])
-    return {task: sorted(docs) for task, docs in sorted(tasks.items())}
+            tasks[row["n_pages"] > 0].setdefault(row["task"], set()).add(row["doc"])
+    # A document of several items is clean if all of them are.
+    left = {task: docs - (set() if found else tasks[True].get(task, set())) for task, docs in tasks[found].items()}
+    return {task: sorted(docs) for task, docs in sorted(left.items()) if docs}
