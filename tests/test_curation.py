@@ -9,6 +9,7 @@ from pipeline.annotation import Measurement
 from pipeline.curation import (
     LEAKED,
     NOTHING_BUT_LEAKS,
+    NOTHING_LEFT,
     SAME_RECORD,
     TOO_MANY_PIECES,
     decide,
@@ -17,7 +18,7 @@ from pipeline.curation import (
     shard_of,
 )
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.tables import CONTAMINATION, CURATED, DOCUMENTS, RECORDS, document_id
+from pipeline.tables import CONTAMINATION, CURATED, DOCUMENTS, EDITS, RECORDS, document_id
 
 RECIPE = parse_recipe("name: x\nrules: {q: {bounds: {word_count: [3, null]}}}\n")
 DATE = datetime(2024, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -199,3 +200,22 @@ def test_pages_with_items_can_be_dropped_or_only_marked_and_decoys_do_nothing(ac
     assert clean["outcome"] == "kept" and clean["contamination"] == []
     assert texts[1] in curated.column("text").to_pylist()
     assert (texts[0] in curated.column("text").to_pylist()) == (action == "mark")
+
+
+def test_a_page_of_which_nothing_is_left_is_dropped_and_not_written_empty() -> None:
+    recipe = parse_recipe("name: x\ndedup: [{lines: {per: host, max_copies: 1}}]\n")
+    records, documents, signals, _ = part([record(0), record(1)], {0: "all of this goes", 1: "this line stays"}, recipe)
+    cuts = [{"doc_id": record(0)["doc_id"], "start": 0, "end": 16, "replacement": "", "reason": "dedup.lines"}]
+    ledger, curated = settle(decide(records, documents, signals, pa.Table.from_pylist(cuts, EDITS), recipe, 1))
+    reasons = dict(zip(ledger["doc_id"].to_pylist(), ledger["reason"].to_pylist(), strict=True))
+    assert reasons == {record(0)["doc_id"]: NOTHING_LEFT, record(1)["doc_id"]: None}
+    assert curated["text"].to_pylist() == ["this line stays"]
+
+
+def test_personal_data_of_a_capture_archived_twice_counts_once() -> None:
+    recipe = parse_recipe("name: x\npii: {mask: [EMAIL_ADDRESS], max_hits: 1}\n")
+    rows = [record(0), record(0, warc_offset=77)]
+    text = "write to vera.holm@riverside-museum.net today"
+    ledger, curated = settle(decide(*part(rows, {0: text, 1: text}, recipe), recipe, 1))
+    assert ledger["reason"].to_pylist() == [None, SAME_RECORD]
+    assert curated["text"].to_pylist() == ["write to <EMAIL_ADDRESS> today"]

@@ -11,7 +11,7 @@ from classifiers.training import TrainingOptions, train
 from jobs.curate import redecide
 from jobs.run import run
 from jobs.runs import Run
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UsageError
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.scores import Keep, Scoring
 
@@ -100,9 +100,10 @@ def test_the_best_share_the_least_score_and_the_draw_keep_what_they_say(
     ):
         done = redecide(finished.folder.path, scoring(models, plain, keep=keep), str(tmp_path / next(iter(keep))))
         kept = done.folder.scan("ledger", pc.field("outcome") == "kept", ["doc_id"]).column("doc_id").to_pylist()
-        assert set(kept) == expected
+        # The page in which the best share ends may stay or go, by its draw.
+        assert len(set(kept) ^ expected) <= (1 if "top" in keep else 0)
         dropped = done.folder.scan("ledger", pc.field("reason") == "score.quality", ["doc_id"])
-        assert dropped.num_rows == n - len(expected)
+        assert dropped.num_rows == n - len(kept)
     assert abs(len([r for r in quality.values() if r >= 0.75]) - n / 4) <= 2
     drawn = redecide(finished.folder.path, scoring(models, plain, keep="gpt3"), str(tmp_path / "drawn"))
     kept = set(drawn.folder.scan("ledger", pc.field("outcome") == "kept", ["doc_id"]).column("doc_id").to_pylist())
@@ -177,6 +178,10 @@ def test_a_model_that_cannot_be_used_is_an_error_before_anything_is_done(
     )
     with pytest.raises(InputError, match=r"bad\.ftz"):
         redecide(finished.folder.path, recipe, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    topics = Scoring.model_validate({"heads": {"kind": {"model": "topic"}}})
+    with pytest.raises(UsageError, match="topics: true"):
+        redecide(finished.folder.path, tolerant.model_copy(update={"score": topics}), str(tmp_path / "out"))
 
 
 def test_published_ways_of_keeping_have_names() -> None:
