@@ -194,6 +194,38 @@ CURATED = pa.schema(
 )
 
 
+TOKEN_DOCUMENTS = pa.schema(
+    [
+        field("id", pa.string(), "id of the curated row; for other Parquet files their id, or a hash of the text"),
+        field("piece", pa.int32(), "number of the piece of that page; otherwise 0"),
+        field("key", pa.uint64(), "hash of id and piece, by which documents are shuffled and drawn"),
+        field("source", pa.string(), "name of the source"),
+        field("language", pa.string(), "most likely language; null where the file does not say"),
+        field("topic", pa.string(), "topic; null where the file does not say"),
+        field("quality_bin", pa.int16(), "bin of equal size by quality, 0 the least; null where the file does not say"),
+        field("cluster_size", pa.int32(), "pages of its near-duplicate cluster; null where the file does not say"),
+        field("n_tokens", pa.int64(), "tokens as stored, that of the end of the text included", "tokens"),
+        field("n_bytes", pa.int64(), "length of the text in UTF-8", "bytes"),
+        field("file", pa.string(), "file that the text was read from, relative to the run where it was one"),
+        field("row", pa.int64(), "row of that file, from 0"),
+        field("warc_file", pa.string(), "input file that the page came from; null where the file does not say"),
+        field("warc_offset", pa.int64(), "where its record starts", "bytes"),
+        field("warc_length", pa.int64(), "length of its record", "bytes"),
+    ]
+)
+
+MIXED_DOCUMENTS = pa.schema(
+    [
+        *TOKEN_DOCUMENTS,
+        field("tokens", pa.string(), "folder of token shards that it was taken from"),
+        field("shard", pa.string(), "shard of that folder"),
+        field("document", pa.int64(), "number of the document in that shard, from 0"),
+        field("epoch", pa.int32(), "how often the text came before, in this phase and the phases before it"),
+        field("first", pa.int64(), "first token that was taken: 0 but where a phase begins inside of a text", "tokens"),
+    ]
+)
+
+
 def document_id(record_id: str | None, url: str | None, date: datetime | None, digest: str | None) -> str:
     """The 128-bit id (32 hex digits) of a record: a function of what it is, never of where or when it was read.
 

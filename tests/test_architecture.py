@@ -37,7 +37,7 @@ def test_nothing_depends_on_position_or_on_the_hash_seed() -> None:
     forbidden = re.compile(
         r"monotonically_increasing_id|(?<![\w.])hash\(|^import random|\.toPandas\(\)|\.collect\(\)", re.MULTILINE
     )
-    for package in ("pipeline", "classifiers", "jobs"):
+    for package in ("pipeline", "classifiers", "trainer", "jobs"):
         for path in (ROOT / package).rglob("*.py"):
             assert not forbidden.search(path.read_text(encoding="utf-8")), path
 
@@ -47,7 +47,7 @@ ONE_KERNEL = "kernel.py"
 
 
 def test_no_file_needs_minutes_of_scrolling() -> None:
-    for package in ("pipeline", "classifiers", "jobs", "tests", "benchmarks"):
+    for package in ("pipeline", "classifiers", "trainer", "jobs", "tests", "benchmarks"):
         for path in (ROOT / package).rglob("*.py"):
             if path.name != ONE_KERNEL:
                 assert len(path.read_text(encoding="utf-8").splitlines()) <= 600, path
@@ -72,7 +72,7 @@ for name in sys.argv[1:]:
 
 def test_every_module_can_be_the_first_that_is_imported() -> None:
     """Circles of imports work or fail by where one enters them, and Spark's workers enter anywhere."""
-    paths = [path for package in ("pipeline", "classifiers", "jobs") for path in sorted((ROOT / package).rglob("*.py"))]
+    paths = [path for package in ("pipeline", "classifiers", "trainer", "jobs") for path in sorted((ROOT / package).rglob("*.py"))]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
     command = [sys.executable, "-c", IMPORT_EACH_FIRST, *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
