@@ -8,6 +8,7 @@ OUT/ledger|curated/shard-00000.parquet
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -15,9 +16,9 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,40 @@ from pipeline.errors import StorageError, UsageError
 
 ROW_GROUP = 8192
 """Rows a row group. Fixed, since the bytes of a file depend on it."""
+
+
+class Sink(io.RawIOBase):
+    """Bytes on their way to a file."""
+
+    def __init__(self, file: BinaryIO):
+        super().__init__()
+        self._file = file
+        self._bytes = 0
+        self._hash = hashlib.sha256()
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._bytes
+
+    def write(self, body: Any) -> int:
+        """Writes all of a buffer."""
+        view = memoryview(body)
+        if not view.nbytes:  # which cannot be cast
+            return 0
+        view = view.cast("B")
+        self._file.write(view)
+        self._hash.update(view)
+        self._bytes += len(view)
+        return len(view)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was written so far: bytes and sha256."""
+        return {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
 
 
 class RunFolder:
@@ -80,12 +115,26 @@ class RunFolder:
         """Writes a small file. Raises StorageError."""
         self._write(name, lambda sink: sink.write(body))
 
+    @contextmanager
+    def create(self, name: str) -> Iterator["Sink"]:
+        """A file to write piece by piece, counted and hashed on the way. It appears when the block ends without an error.
+
+        Raises StorageError.
+        """
+        with self._opened(name) as file:
+            yield Sink(file)
+
     def _write(self, name: str, write: Any) -> None:
+        with self._opened(name) as file:
+            write(file)
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[BinaryIO]:
         try:
             if not self.local:
                 fs, root = self._filesystem()
-                with fs.open(f"{root}/{name}", "wb") as sink:  # an object appears when its upload completes
-                    write(sink)
+                with _upload(fs.open(f"{root}/{name}", "wb")) as sink:
+                    yield sink
                 return
             path = Path(self.path, name)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +142,7 @@ class RunFolder:
             draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
             try:
                 with draft.open("wb") as sink:
-                    write(sink)
+                    yield sink
                     sink.flush()
                     os.fsync(sink.fileno())
                 draft.replace(path)
@@ -272,6 +321,20 @@ class RunFolder:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _upload(file: Any) -> Iterator[BinaryIO]:
+    """An object of a store, which appears when its upload completes: not at all where writing it fails."""
+    try:
+        yield file
+    except BaseException:
+        if hasattr(file, "discard"):
+            file.discard()
+        with suppress(AttributeError):  # closing completes the upload; files in memory cannot be told not to
+            file.closed = True
+        raise
+    file.close()
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
