@@ -97,14 +97,18 @@ def _stages(
 
 def check_inputs(opened: Run) -> None:
     """Raises InputError where more of the inputs could not be read than the recipe tolerates."""
-    facts = [m for m in opened.manifests(extract.STAGE) if m.get("problem") or m.get("bytes_lost")]
+    facts = [m for m in opened.manifests(extract.STAGE) if m.get("unreadable") or m.get("bytes_lost")]
     n_files = max(1, len(opened.info["inputs"]))
     size = max(1, sum(i["size"] or 0 for i in opened.info["inputs"]))
-    unreadable = sorted({m["path"] for m in facts if m.get("problem")})
+    problems = {path: why for m in facts for path, why in m.get("unreadable", {}).items()}
+    unreadable = sorted(problems)
     lost = sum(m.get("bytes_lost", 0) for m in facts)
     tolerated = opened.recipe.inputs.tolerate
     if len(unreadable) / n_files > tolerated or lost / size > tolerated:
         named = f" ({', '.join(unreadable[:3])}{', …' if len(unreadable) > 3 else ''})" if unreadable else ""
+        if len(unreadable) == 1:
+            why = problems[unreadable[0]]
+            named = f" ({why if unreadable[0] in why else f'{unreadable[0]}: {why}'})"
         raise InputError(
             f"{len(unreadable)} of {n_files} input files could not be read{named}, {lost:,} of {size:,} bytes are "
             f"damaged; the recipe tolerates {tolerated:.1%}. Everything else was processed; the ledger of "

@@ -17,7 +17,10 @@ from pipeline.annotation import measured_schema
 from pipeline.errors import InputError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.scores import RANK_BINS, Histogram, sentence_edits, with_quality
-from pipeline.sources.inputs import InputFile, Split, expand, splits
+from pipeline.sources.formats import Part as SourcePart
+from pipeline.sources.formats import parts, wanted
+from pipeline.sources.inputs import ARCHIVE, InputFile, Wanted, expand
+from pipeline.sources.options import TREES
 
 SPLIT_BYTES = 64_000_000
 """Compressed bytes a task reads at most: a Common Crawl WARC of 1 GB is sixteen tasks."""
@@ -28,13 +31,20 @@ LEAST_SPLIT_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class Task:
-    """A split of an input file and the name of the part it becomes; `problem` says why it cannot be read at all."""
+    """What a task reads and the name of the part it becomes: a split of an input file, or several whole files, which are
+    `files`, numbers in the inputs of run.json. `problem` says why it cannot be read at all."""
 
     part: str
     path: str
     start: int
     end: int | None
     problem: str | None = None
+    files: tuple[int, ...] = ()
+    dump: tuple[str, str] | None = None
+
+    def source(self) -> SourcePart:
+        """What is read."""
+        return SourcePart(self.path, self.start, self.end, self.files, self.dump, self.problem)
 
 
 @dataclass
@@ -49,6 +59,11 @@ class Run:
     def tasks(self) -> list[Task]:
         """Every part of the run, in the order of files and offsets."""
         return [Task(**task) for task in self.info["tasks"]]
+
+    def files(self, task: Task) -> list[tuple[str, str]]:
+        """Path and name of each of a task's files; none for a task that reads a split."""
+        inputs = self.info["inputs"]
+        return [(inputs[i]["path"], inputs[i]["name"]) for i in task.files]
 
     @property
     def least_slices(self) -> int:
@@ -174,13 +189,13 @@ def code_version() -> str:
         return "unknown"
 
 
-def find_inputs(patterns: Sequence[str]) -> tuple[list[InputFile], dict[str, str]]:
+def find_inputs(patterns: Sequence[str], wanted: Wanted = ARCHIVE) -> tuple[list[InputFile], dict[str, str]]:
     """Files that the patterns mean, and problems by pattern. Raises InputError when nothing at all can be read."""
     files: dict[str, InputFile] = {}
     problems: dict[str, str] = {}
     for pattern in dict.fromkeys(p for p in patterns if p):
         try:
-            for file in expand([pattern]):
+            for file in expand([pattern], wanted):
                 files[file.path] = file
         except InputError as error:
             problems[pattern] = str(error)
@@ -197,8 +212,11 @@ def open_run(
     Raises UsageError where the folder holds something else.
     """
     folder = RunFolder(output)
-    files, problems = find_inputs(patterns)
+    files, problems = find_inputs(patterns, wanted(recipe.inputs))
     inputs = [{"path": f.path, "size": f.size, "version": f.version} for f in files]
+    if recipe.inputs.format in TREES:
+        # Names of documents come from these, so they are part of what the inputs are.
+        inputs = [{**facts, "name": file.name} for facts, file in zip(inputs, files, strict=True)]
     inputs += [{"path": p, "size": 0, "version": None, "problem": text} for p, text in sorted(problems.items())]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
     info = folder.read_json("run.json")
@@ -214,7 +232,7 @@ def open_run(
             "inputs_digest": digest,
             "inputs": inputs,
             "split_bytes": size,
-            "tasks": [asdict(task) for task in _tasks(files, problems, size)],
+            "tasks": [asdict(task) for task in _tasks(files, problems, recipe, size)],
             "host": {"system": platform.platform(), "python": platform.python_version(), "cores": cores},
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "stages": {},
@@ -258,16 +276,18 @@ def _split_bytes(files: Sequence[InputFile], tasks: int) -> int:
     return max(LEAST_SPLIT_BYTES, min(SPLIT_BYTES, -(-total // (2 * tasks))))
 
 
-def _tasks(files: Sequence[InputFile], problems: dict[str, str], split_bytes: int) -> list[Task]:
-    tasks = [_task(split) for split in splits(list(files), split_bytes)]
+def _tasks(files: Sequence[InputFile], problems: dict[str, str], recipe: Recipe, split_bytes: int) -> list[Task]:
+    tasks = [_task(part) for part in parts(files, recipe.inputs, split_bytes)]
     tasks += [Task(_part_name(p, 0), p, 0, None, text) for p, text in sorted(problems.items())]
     return tasks
 
 
-def _task(split: Split) -> Task:
-    return Task(_part_name(split.path, split.start), split.path, split.start, split.end)
+def _task(part: SourcePart) -> Task:
+    name = _part_name(part.path, part.start)
+    return Task(name, part.path, part.start, part.end, part.problem, part.files, part.dump)
 
 
 def _part_name(path: str, start: int) -> str:
     """A name that depends on the file's name and the place in it alone, so that order and count of files do not matter."""
-    return f"{hashlib.sha256(path.encode()).hexdigest()[:12]}-{start:014d}"
+    digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{digest[:12]}-{start:014d}"

@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,23 +22,34 @@ from pipeline.signals.language import Language, identify, script_share
 from pipeline.signals.urls import UrlRules, split_url
 from pipeline.sources.archive import NO_RECORD, Damage, Record, Skipped
 from pipeline.sources.charset import decode_text
+from pipeline.sources.documents import Document, Form
 from pipeline.sources.http import decode_body
+from pipeline.sources.reading import Read, preload_form, read_document
 from pipeline.tables import DOCUMENTS, INPUTS, RECORDS, Outcome, document_id
 
 BATCH_PAGES = 64
 BATCH_BYTES = 8_000_000
 """Pages are handed to the sandbox so many at a time: enough to make the hand-over cheap, little enough to hold."""
 
+Item = Record | Document | Damage | Skipped
+
 _DUMP = re.compile(r"CC-MAIN-\d{4}-\d{2}")
+_WIKI_DUMP = re.compile(r"[a-z_]{2,40}wik[a-z]{1,12}-\d{8}(?=-)")
+
+FETCHED = ("html", "plain")
+"""Forms of what was fetched from the web, with the headers that came with it."""
 
 
 class PageBytes(NamedTuple):
-    """One page as it goes into the sandbox."""
+    """One page as it goes into the sandbox. `form` says how its bytes become text; `title` and `wiki` are what its source
+    says of it."""
 
     payload: bytes
     headers: dict[str, str]
     url: str | None
-    plain: bool
+    form: Form
+    title: str | None = None
+    wiki: str = ""
 
 
 class PageText(NamedTuple):
@@ -80,6 +91,8 @@ def url_rules(gate: UrlGate) -> UrlRules:
 
 def read_page(page: PageBytes, recipe: Recipe) -> PageText:
     """Bytes of one page to its text and language. The in-process core of extraction: no isolation, no time limit."""
+    if page.form not in FETCHED:
+        return _settled(page, read_document(page, recipe.gates.code))
     limits = recipe.extraction
     body = decode_body(page.payload, page.headers, limits.max_bytes)
     if "body_capped" in body.flaws:
@@ -91,21 +104,37 @@ def read_page(page: PageBytes, recipe: Recipe) -> PageText:
     decoded = decode_text(body.content, page.headers.get("content-type"))
     flaws = (*body.flaws, *decoded.flaws)
     options = ExtractionOptions()
-    if page.plain:
+    plain = page.form == "plain"
+    if plain:
         extraction = extract_plain(decoded.text)
     elif limits.engine == "cascade":
         extraction = extract_fast(decoded.text, options)
     else:
         extraction = extract(decoded.text, page.url, limits.engine, options)
     language = identify(extraction.text)
-    if limits.engine == "cascade" and not page.plain and _worth_refining(extraction.text, language, recipe):
+    if limits.engine == "cascade" and not plain and _worth_refining(extraction.text, language, recipe):
         extraction = refine(decoded.text, extraction, page.url, options)
         language = identify(extraction.text)
+    if extraction.title is None and page.title is not None:
+        extraction = replace(extraction, title=page.title)
+    return _page_text(decoded.charset, flaws, extraction, language)
+
+
+def _settled(page: PageBytes, read: Read) -> PageText:
+    if read.drop is not None:
+        return PageText(read.drop, read.charset, read.flaws)
+    extraction = Extraction(
+        read.text, read.title or page.title, read.date, engine=read.reader, engine_version=read.version
+    )
+    return _page_text(read.charset, read.flaws, extraction, identify(extraction.text))
+
+
+def _page_text(charset: str | None, flaws: tuple[str, ...], extraction: Extraction, language: Language) -> PageText:
     if not extraction.text.strip():
-        return PageText("extraction.empty", decoded.charset, flaws)
+        return PageText("extraction.empty", charset, flaws)
     return PageText(
         None,
-        decoded.charset,
+        charset,
         flaws,
         extraction,
         language.code,
@@ -164,7 +193,9 @@ class Extractor:
         self.url_rules = url_rules(recipe.gates.url)
         limits = recipe.extraction
         # Children are forked from here, so what is loaded now they need not load again.
-        preload(limits.engine)
+        if recipe.inputs.format == "archive" or recipe.inputs.fields.html:
+            preload(limits.engine)
+        preload_form({"wikipedia": "wikitext", "books": "book"}.get(recipe.inputs.format, ""))
         identify("a few words")
         self._sandbox = Sandbox(
             partial(read_page, recipe=recipe),
@@ -179,9 +210,10 @@ class Extractor:
     def __exit__(self, *exc: object) -> None:
         self._sandbox.__exit__(*exc)
 
-    def extract(self, items: Iterable[Record | Damage | Skipped], file: str, start: int = 0) -> Part:
-        """One row of records for each Record and Damage, in order; one of documents for each that has text."""
-        account = _Account()
+    def extract(self, items: Iterable[Item], file: str, start: int = 0) -> Part:
+        """One row of records for each Record, Document and Damage, in order; one of documents for each that has text; and
+        one of inputs for each file, `file` first."""
+        account: dict[str, _Account] = {file: _Account()}
         records: list[dict[str, Any]] = []
         documents: list[dict[str, Any]] = []
         for batch in self._batches(items, account):
@@ -193,27 +225,32 @@ class Extractor:
                     if document is not None:
                         documents.append(document)
                 records.append(row)
-        inputs = {
-            "warc_file": file,
-            "start": start,
-            "n_read": account.n_read,
-            "n_damaged": account.n_damaged,
-            "n_bytes_lost": account.n_bytes_lost,
-            "n_skipped": account.skipped.total(),
-            "skipped_types": sorted(account.skipped.items()),
-        }
+        inputs = [
+            {
+                "warc_file": _clean(name),
+                "start": start,
+                "n_read": own.n_read,
+                "n_damaged": own.n_damaged,
+                "n_bytes_lost": own.n_bytes_lost,
+                "n_skipped": own.skipped.total(),
+                "skipped_types": sorted(own.skipped.items()),
+            }
+            for name, own in account.items()
+        ]
         return Part(
             pa.Table.from_pylist(records, RECORDS),
             pa.Table.from_pylist(documents, DOCUMENTS),
-            pa.Table.from_pylist([inputs], INPUTS),
+            pa.Table.from_pylist(inputs, INPUTS),
         )
 
     def _batches(
-        self, items: Iterable[Record | Damage | Skipped], account: _Account
+        self, items: Iterable[Item], accounts: dict[str, _Account]
     ) -> Iterator[list[tuple[dict[str, Any], PageBytes | None]]]:
         batch: list[tuple[dict[str, Any], PageBytes | None]] = []
         size = 0
+        first = next(iter(accounts))
         for item in items:
+            account = accounts.setdefault(item.file or first, _Account())
             if isinstance(item, Skipped):
                 if item.record_type not in NO_RECORD:
                     account.skipped[item.record_type] += 1
@@ -225,7 +262,7 @@ class Extractor:
                 account.n_bytes_lost += 0 if item.inflated else item.length
                 batch.append((self._damage_row(item), None))
             else:
-                row, page = self._record_row(item)
+                row, page = self._record_row(item) if isinstance(item, Record) else self._document_row(item)
                 size += len(page.payload) if page is not None else 0
                 batch.append((row, page))
             if len(batch) >= BATCH_PAGES or size >= BATCH_BYTES:
@@ -236,57 +273,63 @@ class Extractor:
 
     def _damage_row(self, item: Damage) -> dict[str, Any]:
         name = item.file.rsplit("/", 1)[-1]
-        return {
-            "doc_id": document_id(f"{name}:{item.offset}", None, None, None),
-            "source": self.recipe.source,
-            "dump": self._dump(item.file),
-            "warc_file": item.file,
-            "warc_offset": item.offset,
-            "warc_length": item.length,
-            "record_type": "damaged",
-            "flaws": [],
-            "gate_hits": ["source.damaged"],
-            "outcome": Outcome.ERROR.value,
-            "reason": "source.damaged",
-            "error": _clean(item.reason),
-        }
+        row = self._row(item, document_id(f"{name}:{item.offset}", None, None, None), "damaged")
+        return row | {"flaws": []} | _decided(Outcome.ERROR, ["source.damaged"], item.reason)
 
     def _record_row(self, item: Record) -> tuple[dict[str, Any], PageBytes | None]:
-        parts = split_url(item.url)
         media_type = _media_type(item.http_headers.get("content-type"))
+        row = self._identified(item, item.n_payload, media_type) | {"http_status": item.http_status}
         gate_hits = self._gate_hits(item, media_type)
-        row = {
-            "doc_id": document_id(item.record_id, item.url, item.date, item.digest),
+        if gate_hits:
+            return row | _decided(Outcome.DROPPED, gate_hits), None
+        form: Form = "plain" if item.record_type == "conversion" or media_type == "text/plain" else "html"
+        return row | _UNDECIDED, PageBytes(item.payload, dict(item.http_headers), item.url, form)
+
+    def _document_row(self, item: Document) -> tuple[dict[str, Any], PageBytes | None]:
+        row = self._identified(item, item.n_content, item.media_type)
+        if item.error is not None:
+            return row | _decided(Outcome.ERROR, ["source.no_text"], item.error), None
+        gate_hits = [*self._url_hits(item.url), *item.gates]
+        if item.n_content > self.recipe.extraction.max_bytes:
+            gate_hits.append("gates.size")
+        if gate_hits:
+            return row | _decided(Outcome.DROPPED, gate_hits), None
+        return row | _UNDECIDED, PageBytes(
+            item.content, dict(_UTF8) if item.form == "html" else {}, item.url, item.form, item.title, item.wiki
+        )
+
+    def _row(self, item: Record | Document | Damage, doc_id: str, record_type: str) -> dict[str, Any]:
+        return {
+            "doc_id": doc_id,
             "source": self.recipe.source,
-            "dump": self._dump(item.file),
-            "warc_file": item.file,
+            "dump": _clean(self._dump(item.file)),
+            "warc_file": _clean(item.file),
             "warc_offset": item.offset,
             "warc_length": item.length,
-            "record_type": item.record_type,
+            "record_type": record_type,
+        }
+
+    def _identified(self, item: Record | Document, n_bytes: int, media_type: str | None) -> dict[str, Any]:
+        parts = split_url(item.url)
+        return self._row(item, document_id(item.record_id, item.url, item.date, item.digest), item.record_type) | {
             "record_id": _clean(item.record_id),
             "url": _clean(item.url),
             "host": _clean(parts.host),
             "domain": _clean(parts.domain),
             "date": item.date,
-            "http_status": item.http_status,
             "media_type": _clean(media_type),
             "charset": None,
             "digest": item.digest,
-            "n_payload_bytes": item.n_payload,
+            "n_payload_bytes": n_bytes,
             "flaws": list(item.flaws),
-            "gate_hits": gate_hits,
-            "outcome": Outcome.DROPPED.value if gate_hits else None,
-            "reason": gate_hits[0].split(":", 1)[0] if gate_hits else None,
-            "error": None,
         }
-        if gate_hits:
-            return row, None
-        plain = item.record_type == "conversion" or media_type == "text/plain"
-        return row, PageBytes(item.payload, dict(item.http_headers), item.url, plain)
+
+    def _url_hits(self, url: str | None) -> list[str]:
+        return [_clean(f"gates.url.{hit}") or "" for hit in self.url_rules.check(url).hits]
 
     def _gate_hits(self, item: Record, media_type: str | None) -> list[str]:
         http = self.recipe.gates.http
-        found = [f"gates.url.{hit}" for hit in self.url_rules.check(item.url).hits]
+        found = self._url_hits(item.url)
         if item.http_status is None:
             # WET and resource records carry no response; they hold what was fetched.
             if not http.unknown_status and item.record_type in ("response", "arc"):
@@ -300,31 +343,36 @@ class Extractor:
             found.append("gates.http.media_type")
         if item.n_payload > self.recipe.extraction.max_bytes:
             found.append("gates.size")
-        return [_clean(hit) or "" for hit in found]
+        return found
 
     def _dump(self, file: str) -> str | None:
         if self.recipe.dump is not None:
             return self.recipe.dump
-        found = _DUMP.search(file)
+        found = (_WIKI_DUMP if self.recipe.inputs.format == "wikipedia" else _DUMP).search(file)
         return found.group() if found else None
+
+
+_UTF8 = {"content-type": "text/html; charset=utf-8"}
+_UNDECIDED: dict[str, Any] = {"gate_hits": [], "outcome": None, "reason": None, "error": None}
+
+
+def _decided(outcome: Outcome, hits: list[str], error: str | None = None) -> dict[str, Any]:
+    """The columns of a record that a gate or a failure decided."""
+    reason = hits[0].split(":", 1)[0]
+    return {"gate_hits": hits, "outcome": outcome.value, "reason": reason, "error": _clean(error)}
 
 
 def _settle_page(row: dict[str, Any], outcome: Result[PageText] | Failure) -> dict[str, Any] | None:
     """Completes the record's row; returns the documents row if the page has text."""
     if isinstance(outcome, Failure):
         reason = f"extraction.{outcome.kind}"
-        row |= {
-            "outcome": Outcome.ERROR.value,
-            "reason": reason,
-            "gate_hits": [reason],
-            "error": _clean(outcome.message),
-        }
+        row |= _decided(Outcome.ERROR, [reason], outcome.message)
         return None
     result = outcome.value
     row["charset"] = result.charset
     row["flaws"] = [*row["flaws"], *result.flaws]
     if result.drop is not None or result.extraction is None:
-        row |= {"outcome": Outcome.DROPPED.value, "reason": result.drop, "gate_hits": [result.drop]}
+        row |= _decided(Outcome.DROPPED, [result.drop or "extraction.empty"])
         return None
     return {
         "doc_id": row["doc_id"],

@@ -21,6 +21,7 @@ from pipeline.errors import RecipeError
 from pipeline.masking import Masking
 from pipeline.options import Options, Share, Size
 from pipeline.scores import QUALITY, Scoring, facts, score_schema, scored_names
+from pipeline.sources.options import CodeGate, Inputs
 from pipeline.tables import CURATED
 from pipeline.yaml_files import line_of, nearest, parse_yaml
 
@@ -81,6 +82,7 @@ class Gates(Options):
     url: UrlGate = UrlGate()
     http: HttpGate = HttpGate()
     language: LanguageGate = LanguageGate()
+    code: CodeGate = CodeGate()
 
 
 class Extraction(Options):
@@ -95,12 +97,6 @@ class Extraction(Options):
     memory: Size = 1_000_000_000
     max_bytes: Size = 10_000_000
     trusted_chars: int = Field(default=200, ge=0)
-
-
-class Inputs(Options):
-    """`tolerate`: share of input files, or of input bytes, that may be unreadable before a run ends with exit code 3."""
-
-    tolerate: Share = 0.01
 
 
 class Output(Options):
@@ -213,6 +209,8 @@ class Recipe(Options):
                 "http": self.gates.http.model_dump(),
                 # The language gate is left out: pages in other languages keep the fast engine's text and can come back.
                 "extraction": self.extraction.model_dump(),
+                "inputs": self.inputs.model_dump(exclude={"tolerate"}),
+                "code": self.gates.code.model_dump(),
             }
         )
 

@@ -32,17 +32,24 @@ RECORDS = pa.schema(
         field("doc_id", pa.string(), "128-bit hash of record id, url, date and payload digest", "hex"),
         field("source", pa.string(), "name of the source this record belongs to, such as web"),
         field("dump", pa.string(), "crawl that the record comes from, such as CC-MAIN-2024-22; null when unknown"),
-        field("warc_file", pa.string(), "input file as it was named to the run"),
-        field("warc_offset", pa.int64(), "where the record (its gzip member) starts in the file", "bytes"),
-        field("warc_length", pa.int64(), "length of the record (its gzip member) in the file", "bytes"),
-        field("record_type", pa.string(), "WARC-Type, `arc` for ARC records, `damaged` for an unreadable stretch"),
-        field("record_id", pa.string(), "WARC-Record-ID; null in ARC files"),
-        field("url", pa.string(), "target URI, without the angle brackets of old wget"),
+        field("warc_file", pa.string(), "input file as it was named to the run, of whatever format"),
+        field(
+            "warc_offset", pa.int64(), "where the record (its gzip member) starts in the file; in Parquet its row", "bytes"
+        ),
+        field("warc_length", pa.int64(), "length of the record (its gzip member) in the file; in Parquet 1", "bytes"),
+        field(
+            "record_type",
+            pa.string(),
+            "WARC-Type, `arc` for ARC records, `damaged` for an unreadable stretch; of other sources `page` (of a wiki), "
+            "`row`, `file`, `member` (of a zip or tar file)",
+        ),
+        field("record_id", pa.string(), "WARC-Record-ID, null in ARC files; `wiki:page:revision`; the id of a row"),
+        field("url", pa.string(), "target URI, without the angle brackets of old wget; of a file its path in the input"),
         field("host", pa.string(), "host name in lower case, without port"),
         field("domain", pa.string(), "registered domain under the bundled public suffix list"),
-        field("date", TIMESTAMP, "WARC-Date", "UTC"),
+        field("date", TIMESTAMP, "WARC-Date, time of the revision, or date of the row", "UTC"),
         field("http_status", pa.int16(), "HTTP status code; null when the status line does not hold one"),
-        field("media_type", pa.string(), "media type from the HTTP header, lower case, without parameters"),
+        field("media_type", pa.string(), "media type from the HTTP header, lower case, without parameters; text/x-NAME of code"),
         field("charset", pa.string(), "character encoding that the page was decoded with"),
         field("digest", pa.string(), "SHA-1 of the payload as stored, in the notation of WARC-Payload-Digest"),
         field("n_payload_bytes", pa.int64(), "length of the payload as stored", "bytes"),
@@ -188,8 +195,8 @@ CURATED = pa.schema(
         field("n_words", pa.int32(), "white-space separated words of text"),
         field("n_bytes", pa.int32(), "length of text in UTF-8", "bytes"),
         field("warc_file", pa.string(), "input file that the page came from"),
-        field("warc_offset", pa.int64(), "where its record starts", "bytes"),
-        field("warc_length", pa.int64(), "length of its record", "bytes"),
+        field("warc_offset", pa.int64(), "where its record starts; in Parquet its row", "bytes"),
+        field("warc_length", pa.int64(), "length of its record; in Parquet 1", "bytes"),
     ]
 )
 

@@ -14,7 +14,7 @@ import posixpath
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from glob import glob, has_magic
@@ -32,6 +32,8 @@ NOT_ARCHIVES = (
     "*.wat", "*.wat.gz",
 )  # fmt: skip
 """Names beside archives in folders that are not read unless they are named."""
+NOT_SOURCES = (".git", ".hg", ".svn", "CVS", "__pycache__", "__MACOSX")
+"""Folders inside of folders that hold copies of what is beside them, and no documents of their own."""
 
 COMMON_CRAWL = {"https": "https://data.commoncrawl.org/", "s3": "s3://commoncrawl/"}
 """What the lines of Common Crawl's path lists (`crawl-data/…`) are relative to."""
@@ -52,6 +54,34 @@ class InputFile:
     path: str
     size: int | None
     version: str | None
+    name: str = ""
+    """Its path within the folder, or behind the fixed part of the glob, that was named; of a file its last part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which files are taken of a folder: `names` are patterns for their names in lower case. `whole`: of a folder of which
+    some files cannot be read the others are wanted; these are then found out when they are opened."""
+
+    called: str
+    names: tuple[str, ...]
+    unless: tuple[str, ...] = ()
+    whole: bool = True
+
+    def takes(self, name: str) -> bool:
+        """Whether a file of that name is taken."""
+        name = name.lower()
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names) and not any(
+            fnmatch.fnmatchcase(name, pattern) for pattern in self.unless
+        )
+
+    def nothing(self, path: str) -> InputError:
+        """The error for a folder of which nothing is taken."""
+        names = ", ".join(self.names[:12]) + (", …" if len(self.names) > 12 else "")
+        return InputError(f"{path}: the folder holds no {self.called} (looked for {names})")
+
+
+ARCHIVE = Wanted("archives", ARCHIVES, NOT_ARCHIVES, whole=False)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,18 +93,19 @@ class Split:
     end: int | None
 
 
-def expand(patterns: Sequence[str]) -> list[InputFile]:
+def expand(patterns: Sequence[str], wanted: Wanted = ARCHIVE) -> list[InputFile]:
     """The files that patterns name, sorted by path, each once.
 
-    A pattern is a path, a glob (`**` included), a folder (its archives, at any depth), a URL (globs and folders where
-    the store has such), or a list of paths, one a line: `@list.txt`, or a `…paths.gz` as Common Crawl publishes them.
+    A pattern is a path, a glob (`**` included), a folder (its archives, or what else is wanted, at any depth), a URL
+    (globs and folders where the store has such), or a list of paths, one a line: `@list.txt`, or a `…paths.gz` as Common
+    Crawl publishes them.
     Raises InputError, naming every pattern that is at fault.
     """
     files: dict[str, InputFile] = {}
     problems: list[str] = []
     for pattern in patterns:
         try:
-            for identity, file in _expand(pattern):
+            for identity, file in _expand(pattern, wanted):
                 files[identity] = min(file, files.get(identity, file))
         except InputError as error:
             problems.append(str(error))
@@ -106,14 +137,14 @@ def _is_remote(path: str) -> bool:
     return bool(re.match(r"[a-z][a-z0-9+.-]+://", path)) and not path.startswith("file://")
 
 
-def _expand(pattern: str) -> list[tuple[str, InputFile]]:
+def _expand(pattern: str, wanted: Wanted) -> list[tuple[str, InputFile]]:
     if pattern.startswith("@"):
-        return [file for line in _lines(pattern[1:]) for file in _expand(line)]
+        return [file for line in _lines(pattern[1:]) for file in _expand(line, wanted)]
     if re.search(r"[./]paths(\.gz)?\Z", pattern):
-        return [file for line in _lines(pattern) for file in _expand(line)]
+        return [file for line in _lines(pattern) for file in _expand(line, wanted)]
     if _is_remote(pattern):
-        return _expand_remote(pattern)
-    return _expand_local(pattern.removeprefix("file://"))
+        return _expand_remote(pattern, wanted)
+    return _expand_local(pattern.removeprefix("file://"), wanted)
 
 
 def _lines(path: str) -> list[str]:
@@ -139,64 +170,94 @@ def _resolve(line: str, base: str) -> str:
     return posixpath.join(posixpath.dirname(base), line)
 
 
-def _is_archive(name: str) -> bool:
-    name = name.lower()
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in ARCHIVES) and not any(
-        fnmatch.fnmatchcase(name, pattern) for pattern in NOT_ARCHIVES
-    )
+def _fixed_part(pattern: str) -> str:
+    """The folder in front of the first wildcard."""
+    steps = pattern.split("/")
+    return "/".join(steps[: next(i for i, step in enumerate(steps) if has_magic(step))])
 
 
-def _expand_local(pattern: str) -> list[tuple[str, InputFile]]:
+def _expand_local(pattern: str, wanted: Wanted) -> list[tuple[str, InputFile]]:
     found = [pattern] if os.path.lexists(pattern) else sorted(glob(pattern, recursive=True))  # noqa: PTH207 (an absolute pattern)
     if not found:
         hint = "no file matches this pattern" if has_magic(pattern) else "no such file or folder"
         raise InputError(f"{pattern}: {hint} (looked from {Path.cwd()})")
-    paths: list[str] = []
+    alone = found == [pattern]
+    base = pattern if alone else _fixed_part(pattern)
+    files = []
     for path in found:
         if not Path(path).is_dir():
-            paths.append(path)
+            name = posixpath.basename(path) if alone else os.path.relpath(path, base or ".")
+            files.append(_local_file(path, name))
             continue
-        inside = [
-            os.path.join(folder, name)  # noqa: PTH118 (keeps the folder as it was named, `./` and all)
-            for folder, _, names in os.walk(path, onerror=_unlistable, followlinks=True)
-            for name in names
-            if _is_archive(name)
-        ]
+        inside = list(_walk(path, wanted))
         if not inside and len(found) == 1:
-            raise InputError(f"{path}: the folder holds no archives (looked for {', '.join(ARCHIVES)})")
-        paths.extend(inside)
-    return [_local_file(path) for path in paths]
+            raise wanted.nothing(path)
+        files += [_local_file(file, os.path.relpath(file, base or "."), wanted.whole) for file in inside]
+    return files
+
+
+def _walk(folder: str, wanted: Wanted) -> Iterator[str]:
+    """The wanted files of a folder at any depth, each folder once, however many links lead to it."""
+    seen: set[str] = set()
+    closed: list[str] = []
+
+    def note(error: OSError) -> None:
+        if not wanted.whole:
+            _unlistable(error)
+        closed.append(str(error.filename))
+
+    for place, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        if wanted.whole:
+            folders[:] = [name for name in folders if name not in NOT_SOURCES]
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(place, name)  # noqa: PTH118 (keeps the folder as it was named, `./` and all)
+            # Pipes and devices are no files, and opening one could wait for ever; a broken link is one that cannot be read.
+            if wanted.takes(name) and (Path(path).is_file() or Path(path).is_symlink() or not wanted.whole):
+                yield path
+    yield from closed
 
 
 def _unlistable(error: OSError) -> None:
     raise InputError(f"{error.filename}: the folder cannot be listed ({error.strerror}): check its permissions")
 
 
-def _local_file(path: str) -> tuple[str, InputFile]:
+def _local_file(path: str, name: str, leniently: bool = False) -> tuple[str, InputFile]:
+    name = name.replace(os.sep, "/")
     try:
         status = Path(path).stat()
     except OSError as error:
+        if leniently:
+            return path, InputFile(path, 0, None, name)
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if not os.access(path, os.R_OK):
+    if not leniently and not os.access(path, os.R_OK):
         raise InputError(f"{path}: cannot be read (permission denied): make it readable or leave it out")
-    return os.path.realpath(path), InputFile(path, status.st_size, f"mtime:{status.st_mtime_ns}")
+    return os.path.realpath(path), InputFile(path, status.st_size, f"mtime:{status.st_mtime_ns}", name)
 
 
-def _expand_remote(pattern: str) -> list[tuple[str, InputFile]]:
+def _expand_remote(pattern: str, wanted: Wanted) -> list[tuple[str, InputFile]]:
     scheme = pattern.partition("://")[0]
     web = scheme in ("http", "https")
     system, root = _filesystem(pattern)
+    base = posixpath.dirname(root)
     if web:
         paths = [root]
     elif has_magic(root):
+        base = _fixed_part(root)
         paths = _patiently(pattern, lambda: sorted(system.glob(root)))
         if not paths:
             raise InputError(f"{pattern}: no object matches this pattern")
     elif _patiently(pattern, lambda: system.isdir(root)):
         inside = _patiently(pattern, lambda: system.find(root))
-        paths = [path for path in inside if _is_archive(posixpath.basename(path))]
+        base = root
+        paths = [path for path in inside if wanted.takes(posixpath.basename(path))]
         if not paths:
-            raise InputError(f"{pattern}: the folder holds no archives (looked for {', '.join(ARCHIVES)})")
+            raise wanted.nothing(pattern)
     else:
         paths = [root]
     files = []
@@ -208,7 +269,8 @@ def _expand_remote(pattern: str) -> list[tuple[str, InputFile]]:
         marks = (("etag", "ETag"), ("etag", "etag"), ("mtime", "LastModified"), ("mtime", "last_modified"))
         mark = next((f"{kind}:{about[key]}" for kind, key in marks if about.get(key)), None)
         size = about.get("size")
-        files.append((name, InputFile(name, int(size) if size is not None else None, mark)))
+        within = posixpath.basename(path.partition("?")[0]) if web else posixpath.relpath(path, base or ".")
+        files.append((name, InputFile(name, int(size) if size is not None else None, mark, within)))
     return files
 
 

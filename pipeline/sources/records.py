@@ -93,6 +93,8 @@ class Skipped:
     offset: int
     length: int
     inflated: bool = False
+    file: str | None = None
+    """The file, where it is not the one that is being read as a whole."""
 
 
 NO_RECORD = frozenset({"padding", "gzip", "zstd", "wacz"})

@@ -42,11 +42,13 @@ class Damage(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Decompressed bytes, and the stretch [start, end) of the file that was read to get them."""
+    """Decompressed bytes, and the stretch [start, end) of the file that was read to get them. `stream`: where the bzip2
+    stream begins that they are of, 0 for other files."""
 
     data: bytes
     start: int
     end: int
+    stream: int = 0
 
 
 class Edge(NamedTuple):
@@ -184,7 +186,7 @@ class _Stream:
 
     def pieces(self) -> Iterator[Piece]:
         decoder = bz2.BZ2Decompressor()
-        at = self.end
+        at = stream = self.end
         while not decoder.eof:
             data = b""
             if decoder.needs_input:
@@ -200,7 +202,7 @@ class _Stream:
                 return
             if out:
                 start, self.good = self.good, at - len(decoder.unused_data)
-                yield Piece(out, start, self.good)
+                yield Piece(out, start, self.good, stream)
         self.end = at - len(decoder.unused_data)
 
 

@@ -5,9 +5,10 @@ read, and in plain XML and in bzip2 of many streams those after it too, and each
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from lxml import etree
@@ -161,11 +162,31 @@ def pages(split: DumpSplit, account: Account | None = None, namespaces: Set[int]
     At most one page is in memory. What could not be read is noted in `account`. Raises InputError where the file cannot
     be read at all, and for a split of links.
     """
+    for page, _ in located(split, account, namespaces):
+        yield page
+
+
+class Place(NamedTuple):
+    """Where the XML of a page lies: `offset` in the file, which is that of the bzip2 stream in which it begins where there
+    are many, and in the inflated stream where the file is compressed in one; and its length in bytes of XML."""
+
+    offset: int
+    length: int
+    of: Literal["file", "stream", "inflated"]
+
+
+def located(
+    split: DumpSplit, account: Account | None = None, namespaces: Set[int] | None = ARTICLES
+) -> Iterator[tuple[Page, Place]]:
+    """`pages`, each with its place, which does not depend on the splits."""
     account = Account() if account is None else account
     if split.content != PAGES:
         raise InputError(f"{split.path}: holds links, not pages; read it with external_links")
     with open_input(split.path) as stream:
-        arriving = pieces(Source(stream), split.path, split.codec, split.start, split.end)
+        source = Source(stream)
+        plain = split.codec == "plain"
+        many = split.codec == "bzip2" and is_multistream(source)
+        arriving = pieces(source, split.path, split.codec, split.start, split.end)
         for fragment in _Cutter(split, account).fragments(arriving):
             page = _parse(fragment, split, account)
             if page is None:
@@ -175,14 +196,31 @@ def pages(split: DumpSplit, account: Account | None = None, namespaces: Set[int]
                 continue
             account.pages += 1
             account.redirects += page.redirect is not None
-            yield page
+            length = len(fragment.xml)
+            if plain:
+                yield page, Place(fragment.at, length, "file")
+            elif many:
+                yield page, Place(fragment.stream, length, "stream")
+            else:
+                yield page, Place(fragment.inflated, length, "inflated")
 
 
 class _Fragment(NamedTuple):
-    """The XML of a page, where in the file it begins (of a compressed file: begins to be decompressed)."""
+    """The XML of a page, where in the file it begins (of a compressed file: begins to be decompressed); where its bzip2
+    stream begins; and where it begins in what the split inflates to."""
 
     xml: bytes
     at: int
+    stream: int = 0
+    inflated: int = 0
+
+
+class _Mark(NamedTuple):
+    """From the byte `inflated` of what a split inflates to, bytes come from the place `at` of the file, of a stream."""
+
+    inflated: int
+    at: int
+    stream: int
 
 
 class _Cutter:
@@ -197,6 +235,8 @@ class _Cutter:
         self._inside = False
         self._whole = split.start == 0  # whether nothing before the buffer is missing
         self._header = self._whole
+        self._inflated = 0  # bytes before the buffer
+        self._marks: list[_Mark] = []
 
     def fragments(self, arriving: Iterator[Piece | Damage | Edge]) -> Iterator[_Fragment]:
         """Each page; damage goes into the account."""
@@ -221,8 +261,11 @@ class _Cutter:
                     return
                 continue
             size = event.end
-            if not self._buffer:
-                self._at = event.start
+            if self._plain:
+                if not self._buffer:
+                    self._at = event.start
+            else:
+                self._mark(event)
             self._buffer += event.data
             last, damaged = (last + event.data)[-256:], False
             if own:
@@ -249,13 +292,32 @@ class _Cutter:
     def _note(self, offset: int, length: int, reason: str) -> None:
         self._account.damages.append(Damage(self._split.path, offset, length, reason))
 
+    def _mark(self, piece: Piece) -> None:
+        """Notes where the end of the buffer comes from, and forgets what lies before its start."""
+        self._marks.append(_Mark(self._inflated + len(self._buffer), piece.start, piece.stream))
+        first = bisect_right(self._marks, self._inflated, key=lambda mark: mark.inflated) - 1
+        if first > 0:
+            del self._marks[:first]
+        self._at = self._marks[0].at
+
+    def _origin(self, position: int) -> _Mark:
+        """Where the byte at a position of the buffer comes from."""
+        if self._plain or not self._marks:
+            return _Mark(0, self._at + position, 0)
+        number = bisect_right(self._marks, self._inflated + position, key=lambda mark: mark.inflated) - 1
+        return self._marks[max(number, 0)]
+
     def _drop(self) -> None:
+        self._inflated += len(self._buffer)
         self._buffer, self._inside, self._whole, self._header = b"", False, False, False
 
     def _advance(self, n: int) -> None:
         self._buffer = self._buffer[n:]
+        self._inflated += n
         if self._plain:
             self._at += n
+        elif self._marks:
+            self._at = self._origin(0).at
 
     def _cut(self) -> Iterator[_Fragment]:
         position = 0
@@ -288,7 +350,8 @@ class _Cutter:
             end += len(_END_PAGE)
             self._inside = False
             # The state must stand before anything is given away: whoever reads may stop here.
-            yield _Fragment(buffer[position:end], self._at + position if self._plain else self._at)
+            origin = self._origin(position)
+            yield _Fragment(buffer[position:end], origin.at, origin.stream, self._inflated + position)
             position = end
 
     def _gap(self, start: int, end: int, buffer: bytes) -> None:
@@ -299,8 +362,7 @@ class _Cutter:
         header, self._header = self._header, False
         if not gap or b"<logitem>" in gap or _END in gap or (header and b"<title>" not in gap):
             return
-        at = self._at + start if self._plain else self._at
-        self._note(at, end - start if self._plain else 0, "what stands between two pages is none")
+        self._note(self._origin(start).at, end - start if self._plain else 0, "what stands between two pages is none")
 
 
 def _parser() -> etree.XMLParser:
@@ -323,7 +385,8 @@ def _parse(fragment: _Fragment, split: DumpSplit, account: Account) -> Page | No
         Damage(split.path, fragment.at, lost if plain else 0, f"a page is not well-formed: {reason}")
     )
     if again > 0:
-        return _parse(_Fragment(fragment.xml[again:], fragment.at + (again if plain else 0)), split, account)
+        at = fragment.at + (again if plain else 0)
+        return _parse(_Fragment(fragment.xml[again:], at, fragment.stream, fragment.inflated + again), split, account)
     return None
 
 
@@ -488,5 +551,6 @@ def url_of_index(index: str, path: str) -> str:
 
 
 __all__ = [
-    "ARTICLES", "CODECS", "Account", "Damage", "DumpSplit", "Link", "Page", "external_links", "pages", "splits",
+    "ARTICLES", "CODECS", "Account", "Damage", "DumpSplit", "Link", "Page", "Place", "external_links", "located", "pages",
+    "splits",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from pipeline.errors import InputError, UsageError
 from pipeline.tokenizer.files import TokenizerFile
-from pipeline.tokenizer.kernel import differing
+from pipeline.tokenizer.kernel import differing, words
 from pipeline.tokenizer.patterns import GPT2, KNOWN, stretches
 
 Engine = Literal["auto", "gigatoken", "tokenizers"]
@@ -88,12 +88,12 @@ class Encoder:
         """The tokeniser of `tokenizers`, which takes special tokens that a text spells for text."""
         return _reference(self.tokenizer)
 
-    def encode(self, texts: pa.Array | pa.ChunkedArray) -> Encoded:
+    def encode(self, texts: pa.Array | pa.ChunkedArray, checked: bool = False) -> Encoded:
         """The tokens of texts (string, large_string or binary; null is an empty text), without special ones.
 
-        Raises InputError for texts that are not UTF-8.
+        Raises InputError for texts that are not UTF-8; `checked` says that the caller knows that they are.
         """
-        array = _strings(texts, check=True)
+        array = _strings(texts, check=not checked)
         if not len(array):
             return Encoded(np.zeros(0, np.uint32), np.zeros(0, np.int64))
         divided, pieces = self._divided(array)
@@ -127,7 +127,8 @@ class Encoder:
             raise ValueError(f"{len(array)} texts, {len(encoded.lengths)} rows of tokens")
         out = np.zeros(len(array), np.bool_)
         if self.tokenizer.lossless and self.tokenizer.table is not None:
-            differing(*_buffers(array), encoded.tokens, encoded.lengths, *self.tokenizer.table, out)
+            data, offsets = _buffers(array)
+            differing(data, words(data), offsets, encoded.tokens, encoded.lengths, *self.tokenizer.table, out)
             return np.flatnonzero(out)
         offsets = encoded.offsets
         for row, text in enumerate(array.to_pylist()):

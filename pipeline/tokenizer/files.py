@@ -76,13 +76,15 @@ class TokenizerFile:
         )
 
     @cached_property
-    def table(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """`token_bytes` as one uint8 array, and int64 offsets (vocab_size + 1) into it."""
+    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """`token_bytes` as one uint8 array, the first eight bytes of each as a little-endian uint64, and int64 offsets
+        (vocab_size + 1) into the first."""
         if self.token_bytes is None:
             return None
         offsets = np.zeros(self.vocab_size + 1, np.int64)
         np.cumsum([len(token) for token in self.token_bytes], out=offsets[1:])
-        return np.frombuffer(b"".join(self.token_bytes), np.uint8), offsets
+        heads = np.frombuffer(b"".join(token[:8].ljust(8, b"\0") for token in self.token_bytes), "<u8")
+        return np.frombuffer(b"".join(self.token_bytes), np.uint8), heads, offsets
 
     def build(self) -> Tokenizer:
         """The tokeniser of the library `tokenizers`, without truncation and padding."""

@@ -6,31 +6,45 @@ import numpy as np
 
 from pipeline.signals.statistics.primitives import compiled
 
+WORD = 8
+"""Bytes that are compared at once."""
+
+
+def words(data: np.ndarray) -> np.ndarray:
+    """The eight bytes that begin at each byte of a uint8 array, as little-endian uint64; seven fewer than there are bytes."""
+    data = np.ascontiguousarray(data)
+    return np.ndarray((max(0, len(data) - WORD + 1),), "<u8", data, 0, (1,))
+
 
 @compiled
-def differing(data, offsets, tokens, lengths, table, places, out):
+def differing(data, eights, offsets, tokens, lengths, table, heads, places, out):
     """For each row sets `out` where the bytes of its tokens are not its bytes.
 
-    `data` and `offsets` hold the texts, `table` and `places` the bytes of each token.
+    `data`, `eights` (`words`) and `offsets` hold the texts; `table` the bytes of all tokens, `heads` the first eight of each
+    and zeros, and `places` where each begins.
     """
     at = 0
     known = len(places) - 1
     for row in range(len(lengths)):
         place, end = offsets[row], offsets[row + 1]
-        good = True
+        wrong = np.uint64(0)
         for i in range(at, at + lengths[row]):
             token = np.int64(tokens[i])
             if token >= known:
-                good = False
+                wrong = np.uint64(1)
                 break
-            first, last = places[token], places[token + 1]
-            if place + last - first > end:
-                good = False
+            first = places[token]
+            size = places[token + 1] - first
+            if place + size > end:
+                wrong = np.uint64(1)
                 break
-            for j in range(first, last):
-                good &= data[place] == table[j]
-                place += 1
-            if not good:
-                break
+            if size <= 8 and place < len(eights):
+                if size:
+                    shift = np.uint64(64 - 8 * size)
+                    wrong |= (eights[place] ^ heads[token]) << shift
+            else:
+                for j in range(size):
+                    wrong |= np.uint64(data[place + j] ^ table[first + j])
+            place += size
         at += lengths[row]
-        out[row] = not (good and place == end)
+        out[row] = wrong != 0 or place != end
