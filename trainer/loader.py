@@ -7,7 +7,7 @@ stops, goes back or has another number of ranks starts one where it wants to go 
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trainer.plan import Batch, Plan, PlannedPhase
+from trainer.state import Skipped, next_sample
 
 
 class Micro(NamedTuple):
@@ -51,9 +52,11 @@ class Loader:
         micro_tokens: int,
         device: torch.device,
         prefetch: int = 4,
+        skipped: Sequence[Skipped] = (),
     ) -> None:
         self.plan, self.rank, self.world, self.device = plan, rank, world, device
         self.micro_tokens = micro_tokens
+        self.skipped = list(skipped)
         self.waited = 0.0
         self._start = (step, sample)
         self._queue: queue.Queue[Step | BaseException | None] = queue.Queue(maxsize=prefetch)
@@ -88,6 +91,7 @@ class Loader:
                 phase = self.plan.phase_of(step)
                 if step == phase.first_step and step != self._start[0]:
                     sample = 0
+                sample = next_sample(phase.number, sample, self.skipped)
                 if not self._put(self._step(step, phase, sample)):
                     return
                 step, sample = step + 1, sample + phase.batch

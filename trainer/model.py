@@ -6,6 +6,7 @@ Shapes: B samples, T tokens, D width, H heads, G key and value heads, K width of
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from trainer import config
 from trainer.attention import Scope, attend
-from trainer.loss import Loss, linear_cross_entropy
+from trainer.loss import linear_cross_entropy, token_losses
 
 PAD_TO = 128
 """Sizes are multiples of it: tensor cores work in tiles of 64 to 256, and an odd vocabulary costs a third of the head."""
@@ -140,10 +141,19 @@ class Decoder(nn.Module):
         return self.model.norm(x)
 
     def forward(
-        self, tokens: Tensor, targets: Tensor, within: Scope, z_loss: float = 0.0, compiled: bool = False
-    ) -> Loss:
-        """Summed loss of tokens (B, T) against targets (B, T)."""
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        within: Scope,
+        z_loss: float = 0.0,
+        compiled: bool = False,
+        each: bool = False,
+    ) -> Any:
+        """Summed `Loss` of tokens (B, T) against targets (B, T); with `each` the loss of every token (B * T), without
+        gradient. The head is used inside of this call, since sharded parameters are whole only there."""
         stream = self.hidden(tokens, within).flatten(0, 1)
+        if each:
+            return token_losses(stream, self.head, targets.flatten())
         return linear_cross_entropy(stream, self.head, targets.flatten(), z_loss, compiled=compiled)
 
     def _turn(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
