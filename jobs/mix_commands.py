@@ -1,0 +1,97 @@
+"""`crawlmill mix`: the plan of a mix, and the mix."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.errors import UsageError
+
+out = Console()
+err = Console(stderr=True)
+
+
+def mix(
+    path: Annotated[Path, typer.Argument(metavar="MIX", help="A mix file; its token folders are relative to it.")],
+    output: Annotated[str | None, typer.Option("--output", help="Folder to write the mix to.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the plan and write nothing.")] = False,
+    strata: Annotated[bool, typer.Option("--strata", help="Print what is weighed alike within a source, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Another order and draw than the file's.", min=0)] = None,
+    max_epochs: Annotated[
+        float | None, typer.Option(help="How often a document may come at most, whatever the file says.", min=0.01)
+    ] = None,
+    partitions: Annotated[int | None, typer.Option(help="Spark tasks to use; the result is the same.", min=1)] = None,
+) -> None:
+    """Mix token folders by weight into phases, shuffled, with exact counts of tokens."""
+    from jobs.mix import mix as job
+    from jobs.mix import plan_mix
+    from jobs.progress import Bar
+    from pipeline.mixing.options import load_mix
+
+    if show == (output is not None):
+        raise UsageError("give --show to see the plan, or --output to carry it out")
+    asked = load_mix(path).overridden(seed, max_epochs)
+    if output is None:
+        _show(plan_mix(asked, path.parent).facts, strata, as_json)
+        return
+    began = time.monotonic()
+    with Bar(err) as bar:
+        done = job(
+            asked,
+            output,
+            path.parent,
+            partitions=partitions,
+            planned=lambda facts: _show(facts, strata, as_json),
+            watch=bar.tasks,
+        )
+    if as_json:
+        return
+    shards, tokens = sum(done["shards"].values()), sum(phase["tokens"] for phase in done["plan"]["phases"])
+    out.print(
+        f"{tokens:,} tokens in {shards:,} shards in {time.monotonic() - began:.1f} s. For the trainer: "
+        f"{escape(output)}/schedule.json",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _show(facts: dict[str, Any], strata: bool, as_json: bool) -> None:
+    if as_json:
+        out.print_json(json.dumps(facts))
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("phase", no_wrap=True)
+    table.add_column("source", overflow="fold")
+    for name in ("documents", "tokens", "share", "epochs", "unique"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for phase in facts["phases"]:
+        of = [row for row in facts["sources"] if row["phase"] == phase["phase"]]
+        for number, row in enumerate(of):
+            table.add_row(escape(phase["phase"]) if not number else "", escape(row["source"]), *_cells(row))
+            for stratum in row["strata"] if strata and len(row["strata"]) > 1 else ():
+                name = f"  {stratum['stratum']} (weight {stratum['weight']:g})"
+                table.add_row("", escape(name), *_cells(stratum), style="dim")
+        table.add_row("", "total", *_cells(phase), style="bold", end_section=True)
+    out.print(table)
+    out.print(
+        "epochs: how often the text that comes most often has come, phases before included; unique: share of the tokens "
+        "that did not come before",
+        highlight=False,
+        style="dim",
+    )
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{row['documents']:,}",
+        f"{row['tokens']:,}",
+        f"{row['share']:.1%}".replace("%", " %"),
+        f"{row['epochs']:.2f}",
+        f"{row['unique_share']:.1%}".replace("%", " %"),
+    )
