@@ -248,15 +248,8 @@ class Trainer:
                 options.parallel.compile,
             )
             (loss.total / expected).backward()
-            sums += torch.stack(
-                [
-                    loss.nll.double(),
-                    loss.n.double(),
-                    loss.total.detach().double(),
-                    _pairs(micro, self.backend),
-                    sums[4] * 0,
-                ]
-            )
+            found = (loss.nll, loss.n, loss.total.detach(), _pairs(micro, self.backend))
+            sums[:4] += torch.stack([part.double() for part in found])
         sums[4] = float(self._stopping)
         reduce_gradients(self.model, self.world)
         sum_over_ranks(sums, self.world)
@@ -431,12 +424,10 @@ class Trainer:
             rows = self._rows(part, mine[number], at_once, n) if number < len(mine) else self._rows(part, 0, 1, 1)
             tokens, targets = rows[:, :-1], rows[:, 1:]
             docs = torch.cumsum(tokens == self.plan.eos, 1)
-            hidden = self.model.hidden(tokens, scope(self.backend, docs)).flatten(0, 1)
-            losses = token_losses(hidden, self.model.head, targets.flatten())
+            losses = self.model(tokens, targets, scope(self.backend, docs), each=True)
             if number < len(mine):
-                sums += torch.stack(
-                    [losses.double().sum(), self._bytes[targets].double().sum(), sums[2] * 0 + targets.numel()]
-                )
+                sums[:2] += torch.stack([losses.double().sum(), self._bytes[targets].double().sum()])
+                sums[2] += targets.numel()
         sum_over_ranks(sums, self.world)
         nats, n_bytes, n_tokens = sums.tolist()
         return nats, n_bytes, n_tokens
