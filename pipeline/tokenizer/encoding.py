@@ -28,8 +28,8 @@ Engine = Literal["auto", "gigatoken", "tokenizers"]
 STRETCH = 1 << 21
 """Characters from which on a text is encoded in stretches, where that is certain to give the same tokens."""
 
-LARGEST = 200_000_000
-"""Bytes of a text that is not known to be divisible, beyond which it is refused: the engines would need 20 GB for it."""
+LARGEST = 64_000_000
+"""Bytes of a text, or of a stretch of it, that `tokenizers` is given at most: it needs 160 bytes of memory for a token."""
 
 BATCH = 1 << 23
 """Bytes of text that `tokenizers` is given at once: it makes objects of every token."""
@@ -150,12 +150,6 @@ class Encoder:
         if not len(long):
             return array, None
         if not divisible(self.tokenizer):
-            worst = int(sizes.max())
-            if worst > LARGEST:
-                raise InputError(
-                    f"a text of {worst:,} bytes is too long for this tokenizer: it is not known where its words end "
-                    f"(its pre-tokenizer is none of the known ones), so that no more than {LARGEST:,} can be encoded"
-                )
             return array, None
         counts, parts, done = np.ones(len(array), np.int64), [], 0
         for row in long:
@@ -178,6 +172,12 @@ class Encoder:
             return self._by_reference(array)
 
     def _by_reference(self, array: pa.Array) -> Encoded:
+        worst = int(np.diff(_buffers(array)[1]).max(initial=0))
+        if worst > LARGEST:
+            raise InputError(
+                f"a text holds {worst:,} bytes in which no end of a word is certain; `tokenizers` can be given {LARGEST:,} "
+                "(a tokenizer that gigatoken reads has no such limit)"
+            )
         found: list[np.ndarray] = []
         for batch in _batches(array):
             # add_special_tokens=False also keeps post-processors from adding any.

@@ -6,28 +6,51 @@ it is certain where it cuts, so that a long text can be encoded in stretches (`s
 
 import re
 from collections.abc import Iterator
+from typing import Literal
+
+Words = Literal["gpt2", "gpt4", "gpt4o"]
+Digits = Literal["runs", "triples", "single"]
+Spaces = Literal["runs", "lines", "single"]
 
 _ENGLISH = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_LINES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_FIRST = r"[^\r\n\p{L}\p{N}]?"
 
-GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""GPT-2's, in the order that `tokenizers` and gigatoken have it; a space belongs to what follows, digits stay together."""
+_LETTERS: dict[Words, str] = {
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+",
+    "gpt4": rf"{_ENGLISH}|{_FIRST}\p{{L}}+",
+    "gpt4o": rf"{_FIRST}{_UPPER}*{_LOWER}+{_ENGLISH}?|{_FIRST}{_UPPER}+{_LOWER}*{_ENGLISH}?",
+}
+_SIGNS: dict[Words, str] = {
+    "gpt2": r" ?[^\s\p{L}\p{N}]+",
+    "gpt4": r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+    "gpt4o": r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+}
+_DIGITS: dict[Digits, str] = {"runs": r"\p{N}+", "triples": r"\p{N}{1,3}", "single": r"\p{N}"}
+_SPACES: dict[Spaces, str] = {
+    "runs": r"\s+(?!\S)|\s+",
+    "lines": r"\s*[\r\n]+|\s+(?!\S)|\s+",
+    "single": r"\s",
+}
 
-GPT4 = rf"{_ENGLISH}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_LINES}"
-"""cl100k's, as Llama 3 has it: one more sign may begin a word, three digits at most, line ends by themselves."""
 
-GPT4_SINGLE = GPT4.replace(r"\p{N}{1,3}", r"\p{N}")
-"""The same with each digit by itself: Qwen's."""
+def expression(words: Words, digits: Digits, spaces: Spaces) -> str:
+    """The regular expression whose matches are the words of a text; every character of a text is in one.
 
-GPT4O = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENGLISH}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENGLISH}?"
-    rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_LINES}"
-)
-"""o200k's: words are cut where small letters end and a capital begins, and marks belong to letters."""
+    Words: `gpt2` puts a space in front of a word to it; `gpt4` (cl100k's) any one sign, and line ends behind a sign;
+    `gpt4o` (o200k's) moreover cuts where a capital follows a small letter, and counts marks as letters. Digits stay
+    together, by three at most, or each by itself. White space stays together in `runs`, all but the last character of one
+    before a word; `lines` ends a word behind each run of line ends; `single` keeps each character by itself.
+    """
+    numbers = f" ?{_DIGITS[digits]}" if (words, digits) == ("gpt2", "runs") else _DIGITS[digits]
+    return "|".join((_LETTERS[words], numbers, _SIGNS[words], _SPACES[spaces]))
 
-KNOWN = frozenset({GPT2, GPT4, GPT4_SINGLE, GPT4O})
+
+GPT2 = expression("gpt2", "runs", "runs")
+"""GPT-2's, which `tokenizers` has built in."""
+
+KNOWN = frozenset(expression(words, digits, spaces) for words in _LETTERS for digits in _DIGITS for spaces in _SPACES)
 """Expressions of which it holds that a letter ends a word where neither letter, mark, digit nor apostrophe follows."""
 
 LETTERS = (
