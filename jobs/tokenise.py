@@ -8,17 +8,17 @@ Reading, encoding and writing go on side by side in one process, or on Spark wit
 the same. Each text is decoded again and compared, one in `audit_every` is encoded by `tokenizers` too.
 """
 
+import argparse
 import hashlib
 import json
 import os
 import queue
-import tempfile
+import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,15 +27,16 @@ import pyarrow as pa
 from jobs.runs import code_version, existing_run
 from jobs.session import Watch, for_each, session
 from jobs.store import RunFolder
+from jobs.token_folders import manifests
 from jobs.token_shards import ShardWriter, check_extras
 from jobs.token_texts import PARQUET, Chunk, Reading, read_chunks
-from pipeline.errors import UsageError
+from pipeline.errors import CrawlmillError, UsageError
 from pipeline.sources.inputs import expand
 from pipeline.tables import TOKEN_DOCUMENTS
 from pipeline.tokenizer.encoding import Encoded, Encoder, divisible
-from pipeline.tokenizer.files import TokenizerFile, parse
+from pipeline.tokenizer.files import TokenizerFile, load
 from pipeline.tokenizer.patterns import stretches
-from trainer.shards import Shard, dtype_for
+from trainer.shards import dtype_for
 
 STAGE = "tokenise"
 
@@ -169,12 +170,6 @@ def tokenise(
         info["done"] = True
         folder.write_json("tokens.json", info)
     return info
-
-
-def manifests(folder: RunFolder) -> list[dict[str, Any]]:
-    """The manifests of all shards of a token folder, in order."""
-    names = [n for n in folder.list("", ".json") if n.rsplit("/", 1)[-1].startswith("shard-")]
-    return [manifest for n in names if (manifest := folder.read_json(n.lstrip("/"))) is not None]
 
 
 def _listed(inputs: Sequence[str]) -> tuple[list[dict[str, Any]], list[Task], str | None]:
@@ -333,66 +328,6 @@ def with_ends(encoded: Encoded, eos: int, dtype: np.dtype) -> tuple[np.ndarray, 
     return tokens, lengths
 
 
-class Place(NamedTuple):
-    """Where a token comes from: `row` is that of the table of documents, `position` the token's number in the document.
-
-    `before`, `text` and `after` are what the tokens there say.
-    """
-
-    shard: str
-    document: int
-    row: dict[str, Any]
-    position: int
-    token: int
-    before: str
-    text: str
-    after: str
-
-
-def where(folder: str, shard: str, n: int, around: int = 40) -> Place:
-    """Which document token `n` (from 0) of a shard belongs to, and the text around it: `around` tokens on either side.
-
-    `folder` is of tokens or a mix, `shard` a shard of it by name or number: `shard-00003`, `3`, of a mix
-    `pretrain/web/3`. Raises ShardError where there is no such token, UsageError where there is no such shard.
-    """
-    root = RunFolder(folder)
-    inner, _, last = shard.strip("/").rpartition("/")
-    last = f"shard-{int(last):05d}" if last.isascii() and last.isdigit() else last
-    name = f"{inner}/{last}" if inner else last
-    if root.read_json(f"{name}.json") is None:
-        raise UsageError(f"{folder} holds no shard {name}; name one as shard-00000:TOKEN, in a mix PHASE/SOURCE/…")
-    with tempfile.TemporaryDirectory() as near:
-        prefix = Path(near, "shard")
-        for suffix in (".bin", ".idx"):
-            prefix.with_suffix(suffix).symlink_to(root.local_copy(name + suffix).absolute())
-        opened = Shard.open(prefix)
-        document = opened.document_at(n)
-        tokens = np.array(opened[document], np.uint32)
-        position = n - int(opened.starts[document])
-    row = root.read_table(f"{name}.docs.parquet").slice(document, 1).to_pylist()[0]
-    facts, body = _tokenizer_of(root, inner)
-    encoder = Encoder(parse(body, facts["eos_token"]), "tokenizers")
-    parts = (
-        tokens[max(0, position - around) : position],
-        tokens[position : position + 1],
-        tokens[position + 1 :][:around],
-    )
-    before, text, after = (encoder.decode(part).decode("utf-8", "replace") for part in parts)
-    token = int(tokens[position])
-    return Place(name, document, row, position + (row.get("first") or 0), token, before, text, after)
-
-
-def _tokenizer_of(root: RunFolder, inner: str) -> tuple[dict[str, Any], bytes]:
-    """What is said of a folder's tokenizer, and its file: they stand in the folder, or two above a source of a mix."""
-    above = "/".join(root.absolute().split("/")[:-2])
-    for folder in [root, *([] if inner else [RunFolder(above or "/")])]:
-        for name in ("tokens.json", "schedule.json"):
-            said = folder.read_json(name)
-            if said is not None:
-                return said["tokenizer"], folder.local_copy("tokenizer.json").read_bytes()
-    raise UsageError(f"{root.path} holds no tokens (neither tokens.json nor schedule.json)")
-
-
 _encoders: dict[tuple[str, str, str], Encoder] = {}
 
 
@@ -516,3 +451,52 @@ def _ahead(items: Generator[T, None, None], n: int) -> Generator[T, None, None]:
     finally:
         stop.set()
         thread.join()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line of a job that is submitted to Spark; ends the process as `crawlmill tokenize` does."""
+    parser = argparse.ArgumentParser(
+        prog="jobs/tokenise.py",
+        description="Tokenizes the texts of a finished run, or of Parquet files, a Spark task for every file; what is done "
+        "already in the output folder is not done again.",
+        epilog="example: spark-submit jobs/tokenise.py --input out --tokenizer tokenizer.json --output tokens/web",
+    )
+    parser.add_argument("--input", nargs="+", required=True, help="a finished run, or Parquet files, globs and folders")
+    parser.add_argument("--tokenizer", required=True, help="tokenizer.json, or a folder with one")
+    parser.add_argument("--output", required=True, help="folder for the shards: a path or an s3:// address")
+    parser.add_argument("--source", help="source of documents whose file has no column of that name")
+    parser.add_argument("--also", action="append", default=[], help="further form: ds or npy; may be repeated")
+    parser.add_argument("--text", default="text", help="column that holds the text")
+    parser.add_argument("--id", help="column of ids")
+    parser.add_argument("--eos", help="end-of-text token")
+    parser.add_argument("--engine", default="auto", help="auto, gigatoken or tokenizers")
+    parser.add_argument("--audit-every", type=int, default=AUDIT_EVERY, help="documents of which one is audited")
+    parser.add_argument("--partitions", type=int, help="Spark tasks to use; the result does not depend on it")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+    try:
+        info = tokenise(
+            options.input,
+            options.output,
+            load(options.tokenizer, options.eos),
+            source=options.source,
+            text=options.text,
+            id=options.id,
+            extra=options.also,
+            engine=options.engine,
+            partitions=options.partitions,
+            audit_every=options.audit_every,
+            spark=True,
+        )
+    except CrawlmillError as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(" ".join(f"{name}={count}" for name, count in info["totals"].items()))
+
+
+if __name__ == "__main__":
+    from jobs import tokenise as module
+
+    module.main()  # of the module that workers import too

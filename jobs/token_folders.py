@@ -1,0 +1,110 @@
+"""Looking into folders of tokens and mixes: what they hold, whether it is what was written, where a token comes from."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jobs.store import RunFolder
+from pipeline.errors import UsageError
+from pipeline.tokenizer.encoding import Encoder
+from pipeline.tokenizer.files import parse
+from trainer.shards import Shard, ShardError, TokenStore, verify
+
+
+def manifests(folder: RunFolder) -> list[dict[str, Any]]:
+    """The manifests of all shards of a token folder, in order."""
+    names = [n for n in folder.list("", ".json") if n.rsplit("/", 1)[-1].startswith("shard-")]
+    return [manifest for n in names if (manifest := folder.read_json(n.lstrip("/"))) is not None]
+
+
+class Place(NamedTuple):
+    """Where a token comes from: `row` is that of the table of documents, `position` the token's number in the document.
+
+    `before`, `text` and `after` are what the tokens there say.
+    """
+
+    shard: str
+    document: int
+    row: dict[str, Any]
+    position: int
+    token: int
+    before: str
+    text: str
+    after: str
+
+
+def where(folder: str, shard: str, n: int, around: int = 40) -> Place:
+    """Which document token `n` (from 0) of a shard belongs to, and the text around it: `around` tokens on either side.
+
+    `folder` is of tokens or a mix, `shard` a shard of it by name or number: `shard-00003`, `3`, of a mix
+    `pretrain/web/3`. Raises ShardError where there is no such token, UsageError where there is no such shard.
+    """
+    root = RunFolder(folder)
+    inner, _, last = shard.strip("/").rpartition("/")
+    last = f"shard-{int(last):05d}" if last.isascii() and last.isdigit() else last
+    name = f"{inner}/{last}" if inner else last
+    if root.read_json(f"{name}.json") is None:
+        raise UsageError(f"{folder} holds no shard {name}; name one as shard-00000:TOKEN, in a mix PHASE/SOURCE/…")
+    with tempfile.TemporaryDirectory() as near:
+        prefix = Path(near, "shard")
+        for suffix in (".bin", ".idx"):
+            prefix.with_suffix(suffix).symlink_to(root.local_copy(name + suffix).absolute())
+        opened = Shard.open(prefix)
+        document = opened.document_at(n)
+        tokens = np.array(opened[document], np.uint32)
+        position = n - int(opened.starts[document])
+    row = root.read_table(f"{name}.docs.parquet").slice(document, 1).to_pylist()[0]
+    facts, body = _tokenizer_of(root, inner)
+    encoder = Encoder(parse(body, facts["eos_token"]), "tokenizers")
+    parts = (
+        tokens[max(0, position - around) : position],
+        tokens[position : position + 1],
+        tokens[position + 1 :][:around],
+    )
+    before, text, after = (encoder.decode(part).decode("utf-8", "replace") for part in parts)
+    token = int(tokens[position])
+    return Place(name, document, row, position + (row.get("first") or 0), token, before, text, after)
+
+
+def verified(folder: str) -> Iterator[dict[str, Any]]:
+    """Compares every byte of a folder of tokens, or of a mix, with what was written; yields the manifest of each shard.
+
+    Raises ShardError for what differs, and for shards that are missing.
+    """
+    root = Path(folder)
+    schedule = RunFolder(folder).read_json("schedule.json")
+    folders = [root]
+    if schedule is not None:
+        named = [entry["folder"] for phase in schedule["phases"] for entry in phase["sources"].values()]
+        folders = [root / name for name in dict.fromkeys(named)]
+    for each in folders:
+        store = TokenStore.open(each)
+        for shard in store.shards:
+            verify(shard.prefix)
+            _compare_rows(shard, store.tokenizer)
+            yield shard.manifest or {}
+
+
+def _compare_rows(shard: Shard, tokenizer: dict[str, Any]) -> None:
+    """Whether tokens are of the vocabulary, and documents those of the table beside them."""
+    rows = RunFolder(str(shard.prefix.parent)).read_table(f"{shard.prefix.name}.docs.parquet", ["n_tokens"])
+    if not np.array_equal(rows.column("n_tokens").to_numpy(), shard.lengths):
+        raise ShardError(f"{shard.prefix}.docs.parquet lists other documents than {shard.prefix}.idx; make it again")
+    for start in range(0, len(shard.tokens), 1 << 24):
+        part = shard.tokens[start : start + (1 << 24)]
+        if int(part.max()) >= tokenizer["vocab_size"] or int(part.min()) < 0:
+            raise ShardError(f"{shard.prefix}.bin holds tokens that its tokenizer does not have; make it again")
+
+
+def _tokenizer_of(root: RunFolder, inner: str) -> tuple[dict[str, Any], bytes]:
+    """What is said of a folder's tokenizer, and its file: they stand in the folder, or two above a source of a mix."""
+    above = "/".join(root.absolute().split("/")[:-2])
+    for folder in [root, *([] if inner else [RunFolder(above or "/")])]:
+        for name in ("tokens.json", "schedule.json"):
+            said = folder.read_json(name)
+            if said is not None:
+                return said["tokenizer"], folder.local_copy("tokenizer.json").read_bytes()
+    raise UsageError(f"{root.path} holds no tokens (neither tokens.json nor schedule.json)")
