@@ -108,7 +108,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a small JSON document. Raises StorageError."""
-        body = json.dumps(value, indent=1, ensure_ascii=False, default=str).encode()
+        body = json.dumps(value, indent=1, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
         self._write(name, lambda sink: sink.write(body))
 
     def write_bytes(self, name: str, body: bytes) -> None:
