@@ -131,7 +131,7 @@ def train(texts: Iterable[str], options: Options) -> bytes:
         max_token_length=options.max_token_length,
     )
     learner.train_from_iterator((piece for text in texts for piece in bounded(text)), trainer)
-    ids = {character: byte for character, byte in sorted(BYTES.items(), key=lambda item: item[1])}
+    ids = dict(sorted(BYTES.items(), key=lambda item: item[1]))
     merges = []
     for left, right in map(_pair, json.loads(learner.to_str())["model"]["merges"]):
         # Now and then a token can be made in two ways; without the second every merge has an id of its own, in order.
@@ -165,7 +165,7 @@ _LONG = re.compile(rf"\S{{{UNBROKEN}}}|\s{{{UNBROKEN}}}")
 
 
 class Draw(NamedTuple):
-    """Which documents of a source are taken: those whose `draw_keys` lie below `sample`, and from `held` on for the report."""
+    """Documents that are taken of a source: with `draw_keys` below `sample`, and for the report those from `held` on."""
 
     sample: int
     held: int
