@@ -110,6 +110,7 @@ def _blocks(lines: list[str]) -> Iterator[_Block]:
             yield from flush()
             yield _Block(0, _row(line))
             continue
+        whole = line.strip(" \t")
         line = line.lstrip(BREAK)
         bare = line.strip(f" \t{DROP}{BREAK}")
         first = bare[:1]
@@ -122,7 +123,7 @@ def _blocks(lines: list[str]) -> Iterator[_Block]:
             yield from flush()
             numbers.clear()
             yield heading
-        elif first in "*#:;" and line.lstrip(f" {DROP}") [:1] == first:
+        elif first in "*#:;" and line.lstrip(f" {DROP}")[:1] == first:
             yield from flush()
             yield from _item(bare, numbers)
             continue
@@ -133,7 +134,7 @@ def _blocks(lines: list[str]) -> Iterator[_Block]:
         elif line[0] == " " and not paragraph:
             yield _Block(0, _broken(line[1:], keep_spaces=True))
         else:
-            paragraph.append(bare)
+            paragraph.append(whole)
         numbers.clear()
     yield from flush()
 
@@ -168,7 +169,8 @@ def _item(line: str, numbers: list[int]) -> Iterator[_Block]:
     for part in parts:
         lines = _broken(part).split("\n")
         if lines[0]:
-            yield _Block(0, "\n".join(indent + (mark if not number else " " * len(mark)) + each for number, each in enumerate(lines)))
+            below = "\n" + indent + " " * len(mark)
+            yield _Block(0, indent + mark + below.join(lines))
 
 
 def _broken(text: str, keep_spaces: bool = False) -> str:

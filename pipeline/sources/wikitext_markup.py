@@ -349,9 +349,10 @@ _STYLE_NONE = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 _SCRIPTS = re.compile(r"<su([bp])\b[^<>]{0,200}>([^<>]{0,200})</su[bp]\s*>", re.IGNORECASE)
 _CELL = re.compile(r"</t[dh]\s*>\s*<t[dh]\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"</?([a-zA-Z][a-zA-Z0-9]{0,20})\b[^<>]*>")
-_BLOCK_TAGS = frozenset(
-    "br hr p div blockquote center table tr td th caption ul ol li dl dt dd h1 h2 h3 h4 h5 h6 section article tbody thead pre".split()
-)
+_BLOCK_TAGS = frozenset((
+    "br", "hr", "p", "div", "blockquote", "center", "table", "tbody", "thead", "tr", "td", "th", "caption", "ul", "ol",
+    "li", "dl", "dt", "dd", "h1", "h2", "h3", "h4", "h5", "h6", "pre",
+))  # fmt: skip
 _MAGIC = re.compile(r"__[A-Z]{3,30}__")
 
 

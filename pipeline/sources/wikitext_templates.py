@@ -87,15 +87,16 @@ def rules() -> Rules:
             templates[str(each).lower()] = _COMPUTED[function]
     return Rules(
         {language: frozenset(titles) for language, titles in lists["sections"].items()},
-        *(
-            frozenset(lists[key])
-            for key in (
-                "files", "categories", "prefixes", "redirects", "disambiguations", "dropped_tables", "dropped_elements",
-            )
-        ),
+        frozenset(lists["files"]),
+        frozenset(lists["categories"]),
+        frozenset(lists["prefixes"]),
+        frozenset(lists["redirects"]),
+        frozenset(lists["disambiguations"]),
+        frozenset(lists["dropped_tables"]),
+        frozenset(lists["dropped_elements"]),
         templates,
         tuple((prefix, _pattern(pattern)) for prefix, pattern in declared["prefixes"].items()),
-    )  # fmt: skip
+    )
 
 
 @cache
@@ -180,7 +181,10 @@ def _pattern(pattern: str) -> Callable[[Arguments], str]:
     return render
 
 
-_NOT_SOUNDS = frozenset("pron lang us uk local also alsous alsouk icon audio both ipa ame bre ausp br".split())
+_NOT_SOUNDS = frozenset(
+    ("pron", "lang", "us", "uk", "local", "also", "alsous", "alsouk", "icon", "audio", "both", "ipa")
+)
+"""Arguments of the pronunciation templates that are words of their own and no sounds."""
 
 
 def _letters(arguments: Arguments) -> str:
@@ -205,8 +209,9 @@ def lowered(text: str) -> str:
 
 # Words between the numbers of {{convert}}.
 _RANGES = {
-    "to": " to ", "-": "–", "–": "–", "to(-)": "–", "and": " and ", "or": " or ", "by": " by ", "x": " × ", "×": " × ", "*": " × ",
-    "+/-": " ± ", "±": " ± ", "to about": " to about ", "and(-)": " and ", "xx": " × ", "&": " & ", "+": " + ", ",": ", ", "-to-": "–",
+    "to": " to ", "-": "–", "–": "–", "to(-)": "–", "and": " and ", "or": " or ", "by": " by ", "x": " × ",
+    "×": " × ", "*": " × ", "+/-": " ± ", "±": " ± ", "to about": " to about ", "and(-)": " and ", "xx": " × ",
+    "&": " & ", "+": " + ", ",": ", ",
 }  # fmt: skip
 _NUMBER = re.compile(r"[-−+]?[\d.,]*\d(?:[eE][-+]?\d+)?(?:[+/]\d+(?:/{1,2}\d+)?)?")
 
@@ -309,7 +314,10 @@ def _chemistry(arguments: Arguments) -> str:
     return "".join(text)
 
 
-_MONTHS = "January February March April May June July August September October November December".split()
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
 
 
 def _day(values: list[str], day_first: bool) -> str:
@@ -343,7 +351,9 @@ def _as_of(arguments: Arguments) -> str:
         words = words.capitalize()
     if bare := _value(arguments, "bare"):
         words = "" if bare else words
-    date = _day([value for value in _positional(arguments) if value], _value(arguments, "df").lower() not in ("us", "mdy"))
+    date = _day(
+        [value for value in _positional(arguments) if value], _value(arguments, "df").lower() not in ("us", "mdy")
+    )
     return f"{words} {date}{_value(arguments, 'post')}".strip()
 
 
@@ -359,7 +369,9 @@ def _quotation(arguments: Arguments) -> str:
 
 def _citation(arguments: Arguments) -> str:
     """A work in a list of works. (Those in references are dropped with these.)"""
-    author = _value(arguments, "author", "author1", "authors", "vauthors", "last", "last1", "autor", "editor", "editor-last")
+    author = _value(
+        arguments, "author", "author1", "authors", "vauthors", "last", "last1", "autor", "editor", "editor-last"
+    )
     given = _value(arguments, "first", "first1") if _value(arguments, "last", "last1") and author else ""
     if given and author == _value(arguments, "last", "last1"):
         author = f"{author}, {given}"
@@ -378,7 +390,10 @@ def _duration(arguments: Arguments) -> str:
     return ":".join(value.zfill(2) if number else value for number, value in enumerate(_positional(arguments)) if value)
 
 
-_ACCIDENTALS = {"flat": "♭", "b": "♭", "sharp": "♯", "#": "♯", "natural": "♮", "doubleflat": "𝄫", "bb": "𝄫", "doublesharp": "𝄪", "x": "𝄪"}
+_ACCIDENTALS = {
+    "flat": "♭", "b": "♭", "sharp": "♯", "#": "♯", "natural": "♮",
+    "doubleflat": "𝄫", "bb": "𝄫", "doublesharp": "𝄪", "x": "𝄪",
+}  # fmt: skip
 
 
 def _music(arguments: Arguments) -> str:
