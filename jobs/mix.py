@@ -23,6 +23,7 @@ from jobs.runs import code_version
 from jobs.session import Watch, session, slice_count, watched
 from jobs.store import RunFolder
 from jobs.token_inputs import Inputs, TokenShard, digest_of, open_inputs
+from jobs.token_shards import ShardWriter, check_extras
 from pipeline.errors import CrawlmillError, InputError, StorageError, UsageError
 from pipeline.mixing.options import Mix, load_mix
 from pipeline.mixing.plan import Plan, check_values, counts_of, make_plan
@@ -40,7 +41,6 @@ from pipeline.mixing.stream import (
     tally_bins,
 )
 from pipeline.tables import MIXED_DOCUMENTS
-from trainer.shards import index_bytes
 
 STAGE = "mix"
 
@@ -77,11 +77,11 @@ class Planned:
     plan: Plan
     edges: dict[str, dict[tuple[int, int], Edge]]
 
-    @property
-    def digest(self) -> str:
+    def digest(self, extras: Sequence[str]) -> str:
         """What the bytes of the output depend on."""
         folders = {name: [folder["digest"] for folder in of] for name, of in self.inputs.folders.items()}
-        return digest_of({"format": 1, "mix": self.mix.model_dump(exclude={"description"}), "folders": folders})
+        mix = self.mix.model_dump(exclude={"description"})
+        return digest_of({"format": 1, "mix": mix, "folders": folders, "extras": extras})
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -168,6 +168,7 @@ class Shuffle:
 
     planned: Planned
     output: str
+    extras: tuple[str, ...]
     todo: tuple[int, ...]
 
     def folder_of(self, phase: str, source: str) -> str:
@@ -243,7 +244,6 @@ class Shuffle:
     def write(self, number: int, received: Received) -> None:
         """The files of a shard of the output, its manifest last."""
         bucket = self.buckets[self.todo[number]]
-        folder = RunFolder(self.output)
         rows = received.get("rows")
         if rows is None:
             rows = MIXED_DOCUMENTS.empty_table()
@@ -252,40 +252,23 @@ class Shuffle:
         order = _order(rows)
         documents = rows.select(MIXED_DOCUMENTS.names).take(pa.array(order)).cast(MIXED_DOCUMENTS).combine_chunks()
         lengths = documents.column("n_tokens").to_numpy()
-        files: dict[str, Any] = {}
-        with folder.create(f"{bucket.name}.bin") as sink:
-            data = rows.column(_DATA).combine_chunks()
-            sizes = lengths * self.dtype.itemsize
-            for piece in _pieces(sizes, WRITE_BYTES):
+        data = rows.column(_DATA).combine_chunks()
+        facts = self.planned.inputs.tokenizer
+        with ShardWriter(RunFolder(self.output), bucket.name, facts, MIXED_DOCUMENTS, self.extras) as writer:
+            for piece in _pieces(lengths * self.dtype.itemsize, WRITE_BYTES):
                 buffer = data.take(pa.array(order[piece])).buffers()[2]
-                sink.write(memoryview(buffer)[: int(sizes[piece].sum())])
-        files[".bin"] = sink.facts
-        with folder.create(f"{bucket.name}.idx") as sink:
-            sink.write(index_bytes(lengths, self.dtype))
-        files[".idx"] = sink.facts
-        written = folder.write_table(f"{bucket.name}.docs.parquet", documents)
-        files[".docs.parquet"] = {name: written[name] for name in ("bytes", "sha256")}
-        tokenizer = self.planned.inputs.tokenizer
-        folder.write_json(
-            f"{bucket.name}.json",
-            {
-                "shard": f"shard-{bucket.number:05d}",
-                "files": files,
-                "tokenizer": tokenizer["sha256"],
-                "dtype": tokenizer["dtype"],
-                "eos": tokenizer["eos"],
-                "documents": documents.num_rows,
-                "tokens": int(lengths.sum()),
-                "bytes": pc.sum(documents.column("n_bytes")).as_py() or 0,
-                "sources": _tokens_by_source(documents),
-                "encoder": None,
-                "audited": 0,
-                "mismatches": 0,
-                "invalid_utf8": 0,
-                "input": None,
-                "fallback": None,
-            },
-        )
+                tokens = np.frombuffer(buffer, self.dtype, int(lengths[piece].sum()))
+                writer.add(tokens, lengths[piece], documents.slice(piece.start, piece.stop - piece.start))
+            writer.commit(
+                bytes=pc.sum(documents.column("n_bytes")).as_py() or 0,
+                sources=_tokens_by_source(documents),
+                encoder=None,
+                audited=0,
+                mismatches=0,
+                invalid_utf8=0,
+                input=None,
+                fallback=None,
+            )
 
 
 def _tokens_by_source(documents: pa.Table) -> dict[str, dict[str, int]]:
@@ -347,6 +330,7 @@ def mix(
     output: str,
     base: str | Path = ".",
     *,
+    extra: Sequence[str] = (),
     spark: Spark = _session,
     partitions: int | None = None,
     in_process: int = IN_PROCESS_BYTES,
@@ -355,30 +339,34 @@ def mix(
 ) -> dict[str, Any]:
     """Carries a mix out and returns what `mix.json` says. Token folders are relative to `base`.
 
-    `planned` is called with the plan before anything is written. More than `in_process` bytes of tokens are shuffled on
-    Spark; the output is the same. Raises UsageError where `output` holds something else, and what `plan_mix` raises.
+    `extra` are further forms of the tokens, as `tokenise` has them. `planned` is called with the plan before anything is
+    written. More than `in_process` bytes of tokens are shuffled on Spark; the output is the same. Raises UsageError where
+    `output` holds something else, and what `plan_mix` raises.
     """
+    extras = check_extras(extra)
     ready = plan_mix(asked, base, spark)
+    digest = ready.digest(extras)
     if planned is not None:
         planned(ready.facts)
     folder = RunFolder(output)
     info = folder.read_json("mix.json")
     if info is None and not folder.is_empty():
         raise UsageError(f"output {output} is not empty and holds no mix; choose a new folder")
-    if info is not None and info.get("digest") != ready.digest:
+    if info is not None and info.get("digest") != digest:
         raise UsageError(
-            f"output {output} holds another mix (other weights, seed or token folders); choose a new folder"
+            f"output {output} holds another mix (other weights, seed, forms or token folders); choose a new folder"
         )
     if info is not None and info["done"]:
         return info
-    shuffle = Shuffle(ready, folder.path, ())
+    shuffle = Shuffle(ready, folder.path, extras, ())
     with folder.lock():
         folder.sweep()
         info = {
             "crawlmill": code_version(),
             "format": 1,
             "mix": asked.model_dump(mode="json"),
-            "digest": ready.digest,
+            "digest": digest,
+            "extra": list(extras),
             "sources": ready.inputs.folders,
             "plan": ready.facts,
             "shards": shuffle.counts,

@@ -22,6 +22,9 @@ def mix(
     show: Annotated[bool, typer.Option("--show", help="Print the plan and write nothing.")] = False,
     strata: Annotated[bool, typer.Option("--strata", help="Print what is weighed alike within a source, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    also: Annotated[
+        list[str] | None, typer.Option(help="Further form: ds (datatrove, nanotron) or npy (OLMo). May be repeated.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Another order and draw than the file's.", min=0)] = None,
     max_epochs: Annotated[
         float | None, typer.Option(help="How often a document may come at most, whatever the file says.", min=0.01)
@@ -46,6 +49,7 @@ def mix(
             asked,
             output,
             path.parent,
+            extra=also or (),
             partitions=partitions,
             planned=lambda facts: _show(facts, strata, as_json),
             watch=bar.tasks,

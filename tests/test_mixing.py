@@ -1,8 +1,10 @@
 """Mixing: exact counts, streams that depend on no partition, fair order, and what a mix file may say."""
 
+import re
 from collections import Counter, defaultdict
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RecipeError, UsageError
 from pipeline.mixing import stream
-from pipeline.mixing.options import Mix, parse_count, parse_mix, parse_range
+from pipeline.mixing.options import Mix, Phase, Within, parse_count, parse_mix, parse_range
 from pipeline.mixing.plan import Plan, apportion, check_values, counts_of, make_plan
 from pipeline.mixing.strata import Strata, strata_of
 from pipeline.mixing.stream import Edge, Tally, find_edges, select, standing, tally, tally_bins
@@ -382,3 +384,17 @@ def test_numbers_of_tokens_and_ranges() -> None:
         7,
     ]
     assert [str(parse_range(r)) for r in ("19", "2-5", "6-", "3 - 3")] == ["19", "2-5", "6-", "3"]
+
+
+def test_the_mix_in_the_docs_is_valid_and_every_option_is_described() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "mixing.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    mix = parse_mix(text)
+    assert mix.phases[0].tokens == 20 * 10**9 and len(strata_of(mix, "web")) > 4
+    for option in {*Mix.model_fields, *Phase.model_fields, *Within.model_fields} - {
+        "description",
+        "name",
+        "phases",
+        "sources",
+    }:
+        assert f"`{option}`" in page, option

@@ -232,7 +232,9 @@ def test_wide_tokens_and_joined_folders(prepared: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 6)):
         write_tokens(tmp_path / name, [50], seed, "int32")
     text = "{name: x, sources: {books: [a, b]}, phases: [{name: p, tokens: all, weights: {books: 1}}]}"
-    mix(parse_mix(text), str(tmp_path / "out"), tmp_path)
+    mix(parse_mix(text), str(tmp_path / "out"), tmp_path, extra=["ds"])
+    written = tmp_path / "out" / "p" / "books" / "shard-00000"
+    assert written.with_suffix(".ds").read_bytes() == written.with_suffix(".bin").read_bytes()
     store = TokenStore.open(tmp_path / "out" / "p" / "books", verify=True)
     assert len(store) == 100 and store.doc(0).dtype == np.int32
     assert set(documents_of(tmp_path / "out" / "p" / "books").column("tokens").to_pylist()) == {"a", "b"}
