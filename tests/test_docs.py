@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -9,12 +10,19 @@ import yaml
 from classifiers.training import TrainingOptions
 from pipeline.contamination.benchmark import load_benchmarks
 from pipeline.contamination.options import Decontamination, Evidence
-from pipeline.recipe import parse_recipe, published_recipes
+from pipeline.recipe import load_recipe, parse_recipe, published_recipes
 from pipeline.scores import MODELS, HeadOptions, QualityOptions, Scoring, published
 from pipeline.signals.pii import KINDS, NAME_KINDS
+from pipeline.sources.documents import INFLATED, STREAM
+from pipeline.sources.options import CodeGate, Fields, Format
+from pipeline.sources.reading import BINARY, DISAMBIGUATION, REDIRECT
+from pipeline.sources.wiki_pages import OTHER_NAMESPACE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
+
+
+REASONS = (REDIRECT, DISAMBIGUATION, BINARY, OTHER_NAMESPACE, INFLATED, STREAM, "source.no_text", "same_record")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -76,6 +84,20 @@ def test_the_scoring_options_in_the_docs_are_those_there_are() -> None:
     }
     assert all(name in described for name in names)
     assert all(f"`{path.stem}`" in described for path in MODELS.glob("*.ftz"))
+
+
+def test_sources_are_described_as_they_are() -> None:
+    page = ROOT / "docs" / "sources.md"
+    described = page.read_text(encoding="utf-8")
+    papers, notes = (parse_recipe(text) for text in blocks(page, "yaml"))
+    assert papers.inputs.fields.text == ("body", "abstract") and notes.inputs.endings == (".txt", ".text")
+    named = {*get_args(Format), *Fields.model_fields, *CodeGate.model_fields, *REASONS}
+    assert not [name for name in named if f"`{name}`" not in described]
+    commands = re.findall(r"^    crawlmill run --recipe (\w+) --input \S+ --output \S+$", described, re.MULTILINE)
+    assert sorted(commands) == sorted(
+        name for name in published_recipes() if load_recipe(name).inputs.format != "archive"
+    )
+    assert all(f"`{name}`" in described for names in Fields().model_dump().values() for name in names)
 
 
 def test_every_shipped_recipe_is_described() -> None:
