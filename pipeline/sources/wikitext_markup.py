@@ -364,10 +364,25 @@ def without_tags(text: str) -> str:
         return text
     if "none" in text:
         text = _HIDDEN.sub(lambda found: "" if _STYLE_NONE.search(found[2]) else found[0], text)
-    text = _SCRIPTS.sub(lambda found: (lowered if found[1] in "bB" else raised)(html.unescape(found[2]).strip()), text)
+    text = _SCRIPTS.sub(_script, text)
     if "<t" in text or "<T" in text:
         text = _CELL.sub(" &#124; ", text)
     return _TAG.sub(lambda found: BREAK if found[1].lower() in _BLOCK_TAGS else "", text)
+
+
+_VARIABLE = re.compile(r"[\w+\-−*/., ()]{1,16}")
+
+
+def _script(found: re.Match[str]) -> str:
+    """Sub- or superscript: Unicode's where it has all of it, `x_n` and `2^(n−1)` for what is set as a variable, else as
+    it is (`19th`)."""
+    below = found[1] in "bB"
+    marked = html.unescape(found[2]).strip()
+    bare = marked.replace("''", "")
+    text = lowered(bare) if below else raised(bare)
+    if text != bare or bare == marked or not _VARIABLE.fullmatch(bare):
+        return text
+    return f"{'_' if below else '^'}{bare if len(bare) == 1 else f'({bare})'}"
 
 
 _QUOTES = re.compile(r"'{2,}")

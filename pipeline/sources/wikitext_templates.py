@@ -36,13 +36,13 @@ class Rules(NamedTuple):
 
 def arguments_of(parts: list[str]) -> Arguments:
     """The arguments of a template from what stands between its `|`. A name that comes twice has its last value, as in
-    MediaWiki."""
+    MediaWiki; letter case counts for nothing here."""
     arguments: Arguments = {}
     position = 0
     for part in parts[:MOST_ARGUMENTS]:
         name, equals, value = part.partition("=")
         if equals:
-            arguments[name.strip()] = value.strip()
+            arguments[name.strip().lower()] = value.strip()
         else:
             position += 1
             arguments[str(position)] = part
@@ -188,7 +188,8 @@ _NOT_SOUNDS = frozenset(
 
 
 def _letters(arguments: Arguments) -> str:
-    return "".join(value for value in _positional(arguments) if value.lower() not in _NOT_SOUNDS)
+    sounds = "".join(value for value in _positional(arguments) if value.lower() not in _NOT_SOUNDS)
+    return sounds.replace("_", " ")
 
 
 _RAISED = str.maketrans("0123456789+-−()in", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁽⁾ⁱⁿ")
@@ -400,6 +401,60 @@ def _music(arguments: Arguments) -> str:
     return _ACCIDENTALS.get(_value(arguments, "1").lower(), "")
 
 
+def _ordinal(arguments: Arguments) -> str:
+    number = _value(arguments, "1")
+    ending = {"1": "st", "2": "nd", "3": "rd"}.get(number[-1:], "th")
+    return f"{number}{'th' if number[-2:] in ('11', '12', '13') else ending}" if number else ""
+
+
+def _coordinates(arguments: Arguments) -> str:
+    """A place; nothing where only the page's head shows it."""
+    if _value(arguments, "display").lower() in ("title", "t"):
+        return ""
+    values = _positional(arguments)
+    text: list[str] = []
+    marks = "°′″"
+    n = 0
+    for value in values[:8]:
+        if value.upper() in ("N", "S", "E", "W"):
+            text.append(value.upper() + (" " if value.upper() in "NS" else ""))
+            n = 0
+        elif _NUMBER.fullmatch(value) and n < 3:
+            text.append(value + marks[n])
+            n += 1
+        else:
+            break
+    place = "".join(text).strip()
+    return place if place[-1:] in ("E", "W") else ", ".join(value.rstrip(marks) for value in text[:2])
+
+
+def _density(arguments: Arguments) -> str:
+    values = _positional(arguments)
+    try:
+        people, area = (float(value.replace(",", "")) for value in values[:2])
+        digits = min(max(int(_value(arguments, "prec") or 0), 0), 6)
+        density = f"{people / area:,.{digits}f}"
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return ""
+    unit = units().get(values[2] if len(values) > 2 else "km2")
+    return f"{density} inhabitants per {unit[0]}" if unit else density
+
+
+_MOST_TRACKS = 200
+
+
+def _tracks(arguments: Arguments) -> str:
+    lines = []
+    for number in range(1, _MOST_TRACKS):
+        title = _value(arguments, f"title{number}")
+        if not title:
+            break
+        length = _value(arguments, f"length{number}")
+        lines.append(f"# {title}" + (f" ({length})" if length else ""))
+    headline = _value(arguments, "headline")
+    return "\n\n" + (f"{headline}\n" if headline else "") + "\n".join(lines) + "\n\n" if lines else ""
+
+
 _COMPUTED: dict[str, Callable[[Arguments], str]] = {
     "convert": _convert,
     "fraction": _fraction,
@@ -416,5 +471,9 @@ _COMPUTED: dict[str, Callable[[Arguments], str]] = {
     "citation": _citation,
     "duration": _duration,
     "music": _music,
+    "ordinal": _ordinal,
+    "coordinates": _coordinates,
+    "density": _density,
+    "tracks": _tracks,
 }
 __all__ = ["Arguments", "Rules", "arguments_of", "lowered", "raised", "rules", "shown", "template_name"]
