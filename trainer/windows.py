@@ -16,7 +16,9 @@ GROUP = 65_536
 class Tokens(Protocol):
     """What samples are made of; a `trainer.shards.TokenStore` is one."""
 
-    n_tokens: int
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in all."""
 
     @property
     def starts(self) -> np.ndarray:
