@@ -176,24 +176,30 @@ class Shuffle:
         return f"{phase}/{'all' if self.planned.mix.shards == 'phase' else source}"
 
     @cached_property
-    def counts(self) -> dict[str, int]:
-        """Shards of each folder."""
+    def tokens(self) -> dict[str, int]:
+        """Tokens of each folder."""
         tokens: dict[str, int] = {}
         for phase in self.planned.plan.phases:
             for draw in phase.draws:
                 folder = self.folder_of(phase.name, draw.source)
                 tokens[folder] = tokens.get(folder, 0) + draw.tokens
-        return {folder: max(1, round(n / self.planned.mix.shard_tokens)) for folder, n in tokens.items()}
+        return tokens
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Shards of each folder."""
+        return {folder: max(1, round(n / self.planned.mix.shard_tokens)) for folder, n in self.tokens.items()}
 
     @cached_property
     def buckets(self) -> list[Bucket]:
         """All shards of the output."""
-        tokens: dict[str, int] = {}
-        for phase in self.planned.plan.phases:
-            for draw in phase.draws:
-                folder = self.folder_of(phase.name, draw.source)
-                tokens[folder] = tokens.get(folder, 0) + draw.tokens
-        return [Bucket(f, number, tokens[f] // n) for f, n in self.counts.items() for number in range(n)]
+        return [Bucket(f, number, self.tokens[f] // n) for f, n in self.counts.items() for number in range(n)]
+
+    @cached_property
+    def starts(self) -> dict[str, int]:
+        """Number of the first shard of each folder among all."""
+        ends = np.cumsum([0, *self.counts.values()]).tolist()
+        return dict(zip(self.counts, ends, strict=False))
 
     @property
     def dtype(self) -> np.dtype:
@@ -206,9 +212,6 @@ class Shuffle:
         documents = shard.read()
         strata, edges = planned.strata[shard.source], planned.edges[shard.source]
         copies = select(documents, strata, planned.plan, edges, planned.mix.seed, shard.number)
-        starts: dict[str, int] = {}
-        for number, bucket in reversed([*enumerate(self.buckets)]):
-            starts[bucket.folder] = number
         buckets = np.full(len(copies), -1, np.int64)
         wanted = np.full(len(self.buckets), -1, np.int64)
         wanted[list(self.todo)] = np.arange(len(self.todo))
@@ -217,7 +220,7 @@ class Shuffle:
             rows = np.flatnonzero(copies.phase == number)
             if len(rows):
                 places = shard_numbers(copies.position[rows], self.counts[folder])
-                buckets[rows] = wanted[starts[folder] + places]
+                buckets[rows] = wanted[self.starts[folder] + places]
         ranked = np.argsort(buckets, kind="stable")
         ranked = ranked[np.searchsorted(buckets[ranked], 0) :]
         if not len(ranked):
@@ -392,6 +395,9 @@ def _carry_out(shuffle: Shuffle, spark: Spark, partitions: int | None, in_proces
     shards = shuffle.planned.inputs.shards
     if int(sizes.sum()) > in_process:
         started = spark()
+        # Tasks need not know the shards of all other tasks.
+        inputs = replace(shuffle.planned.inputs, shards=[])
+        shuffle = replace(shuffle, planned=replace(shuffle.planned, inputs=inputs))
         hops = [Hop(len(shuffle.todo), shuffle.write)]
         exchange(started, STAGE, shards, shuffle.send, hops, partitions=partitions, watch=watch)
         return

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipeline.errors import UsageError
@@ -34,7 +35,6 @@ def mix(
     """Mix token folders by weight into phases, shuffled, with exact counts of tokens."""
     from jobs.mix import mix as job
     from jobs.mix import plan_mix
-    from jobs.progress import Bar
     from pipeline.mixing.options import load_mix
 
     if show == (output is not None):
@@ -44,16 +44,21 @@ def mix(
         _show(plan_mix(asked, path.parent).facts, strata, as_json)
         return
     began = time.monotonic()
-    with Bar(err) as bar:
-        done = job(
-            asked,
-            output,
-            path.parent,
-            extra=also or (),
-            partitions=partitions,
-            planned=lambda facts: _show(facts, strata, as_json),
-            watch=bar.tasks,
-        )
+    columns = ("mixing", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
+    progress = Progress(*columns, console=err, disable=not err.is_terminal)
+    bar = progress.add_task("", total=None)
+
+    def planned(facts: dict[str, Any]) -> None:
+        _show(facts, strata, as_json)
+        progress.start()
+
+    def watch(n: int, total: int) -> None:
+        progress.update(bar, completed=n, total=max(1, total))
+
+    try:
+        done = job(asked, output, path.parent, extra=also or (), partitions=partitions, planned=planned, watch=watch)
+    finally:
+        progress.stop()
     if as_json:
         return
     shards, tokens = sum(done["shards"].values()), sum(phase["tokens"] for phase in done["plan"]["phases"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -150,7 +150,8 @@ def strata_of(mix: Mix, source: str) -> Strata:
         by_feature.append(list(zip(*per_phase, strict=True)))
     if prod(f.n_classes for f in features) > MOST_CELLS:
         raise RecipeError(f"within: {source} falls in more than {MOST_CELLS:,} combinations of values; name fewer")
-    numbers: dict[tuple[Weight, ...], int] = {}
+    numbers: dict[tuple[Any, ...], int] = {}
+    vectors: list[tuple[Weight, ...]] = []
     cells: list[int] = []
     held: list[list[tuple[int, ...]]] = []
     for codes in product(*(range(f.n_classes) for f in features)):
@@ -158,9 +159,12 @@ def strata_of(mix: Mix, source: str) -> Strata:
         vector = tuple(
             _times([weights[p] for weights in of_cell]) if used else Fraction(0) for p, used in enumerate(weighed)
         )
-        number = numbers.setdefault(vector, len(numbers))
+        # Documents without a weight are refused by the value that has none, so these are not thrown together.
+        missing = tuple(code if None in weights else -1 for weights, code in zip(of_cell, codes, strict=True))
+        number = numbers.setdefault((vector, missing if None in vector else ()), len(numbers))
         if number == len(held):
             held.append([])
+            vectors.append(vector)
         held[number].append(codes)
         cells.append(number)
     if len(numbers) > MOST_STRATA:
@@ -169,7 +173,7 @@ def strata_of(mix: Mix, source: str) -> Strata:
             "fewer different weights"
         )
     labels = tuple(_label(features, codes) for codes in held)
-    return Strata(source, tuple(features), np.array(cells, np.int64), tuple(numbers), labels)
+    return Strata(source, tuple(features), np.array(cells, np.int64), tuple(vectors), labels)
 
 
 def _times(weights: Sequence[Weight]) -> Weight:
