@@ -179,12 +179,10 @@ def show(
             highlight=False,
             soft_wrap=True,
         )
-        table = Table(box=None, pad_edge=False, show_header=False)
         rows = {"token": place.token, "position": place.position, "document": place.document, **place.row}
         for name, value in rows.items():
-            if value is not None:
-                table.add_row(name, escape(str(value)))
-        out.print(table)
+            if value is not None:  # on one line, however long: file names are there to be copied
+                out.print(f"{name:<13}{escape(str(value))}", highlight=False, soft_wrap=True)
         return
     info = RunFolder(folder).read_json("tokens.json")
     if info is None:

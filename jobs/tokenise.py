@@ -19,6 +19,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from glob import has_magic
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -174,7 +176,7 @@ def tokenise(
 
 def _listed(inputs: Sequence[str]) -> tuple[list[dict[str, Any]], list[Task], str | None]:
     """The input files as tokens.json lists them, a task for each, and the folder of the run if they are one's."""
-    runs = [path for path in inputs if RunFolder(path).read_json("run.json") is not None]
+    runs = [path for path in inputs if _may_be_folder(path) and RunFolder(path).read_json("run.json") is not None]
     if not runs:
         files = expand(list(inputs), PARQUET)
         listed = [{"path": f.path, "size": f.size, "version": f.version} for f in files]
@@ -191,6 +193,13 @@ def _listed(inputs: Sequence[str]) -> tuple[list[dict[str, Any]], list[Task], st
         listed.append({"path": name, "size": facts["bytes"], "version": f"sha256:{facts['sha256']}"})
         tasks.append(Task(number, f"{root}/{name}", name))
     return listed, tasks, root
+
+
+def _may_be_folder(path: str) -> bool:
+    folder = RunFolder(path)
+    if folder.local:
+        return Path(folder.path).is_dir()
+    return not has_magic(path) and not PARQUET.takes(path.rsplit("/", 1)[-1])
 
 
 def _held(folder: RunFolder, info: dict[str, Any]) -> dict[str, Any] | None:
@@ -255,7 +264,7 @@ class _Shard:
     def __init__(self, job: _Job, task: Task, encoder: Encoder, fallback: tuple[str, int, int] | None = None):
         self._job, self._task, self._encoder, self._fallback = job, task, encoder, fallback
         self._tally = _Tally()
-        self._first = True
+        self._seen = 0
         self._writer = job.writer(task)
 
     def __enter__(self) -> "_Shard":
@@ -267,11 +276,11 @@ class _Shard:
 
     def add(self, chunk: Chunk, encoded: Encoded) -> int:
         """Checks and writes the documents of a chunk; returns how many tokens they are. Raises _Mismatch."""
-        checked = check(self._encoder, chunk, encoded, self._job.audit_every, self._first)
+        checked = check(self._encoder, chunk, encoded, self._job.audit_every, AUDIT_FIRST - self._seen)
         self._tally.add(chunk, encoded, checked)
         if checked.wrong:
             raise _Mismatch(chunk.place(checked.wrong[0]), len(checked.wrong), self._tally.counts["audited"])
-        self._first = self._first and not len(encoded.lengths)
+        self._seen += len(encoded.lengths)
         tokens, lengths = with_ends(encoded, self._job.tokenizer.eos, np.dtype(self._job.facts["dtype"]))
         self._writer.add(tokens, lengths, chunk.documents(lengths))
         return len(tokens)
@@ -288,13 +297,13 @@ class _Shard:
         )
 
 
-def check(encoder: Encoder, chunk: Chunk, encoded: Encoded, audit_every: int, first: bool) -> _Checked:
-    """Decodes every text, where the tokenizer keeps all of it, and encodes some of them by `tokenizers` too."""
+def check(encoder: Encoder, chunk: Chunk, encoded: Encoded, audit_every: int, first: int) -> _Checked:
+    """Decodes every text, where the tokenizer keeps all, and encodes some by `tokenizers` too, the `first` in any case."""
     broken = encoder.round_trips(chunk.texts, encoded) if encoder.tokenizer.lossless else np.zeros(0, np.int64)
     if encoder.name.startswith("tokenizers"):
         return _Checked(0, len(broken), [])
     chosen = chunk.keys % np.uint64(audit_every) == 0
-    chosen[:AUDIT_FIRST] |= first
+    chosen[: max(0, first)] = True
     chosen[broken[:AUDIT_BROKEN]] = True
     rows = np.flatnonzero(chosen)
     long = chunk.sizes[rows] > AUDIT_CHARS
