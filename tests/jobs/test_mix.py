@@ -350,3 +350,16 @@ def test_the_command_shows_and_writes(prepared: Path, mixed: Path, tmp_path: Pat
     assert contents(tmp_path / "out") == contents(mixed)
     neither = runner.invoke(app, [str(prepared / "mix.yaml")])
     assert isinstance(neither.exception, UsageError)
+
+
+def test_an_object_store_gives_and_takes_the_same_bytes(prepared: Path, mixed: Path) -> None:
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    for name, body in contents(prepared / "tokens").items():
+        store.pipe(f"/mixing/tokens/{name}", body)
+    text = TEXT.replace("tokens/w", "memory://mixing/tokens/w")
+    mix(parse_mix(text), "memory://mixing/out")
+    for name, body in contents(mixed).items():
+        if name.endswith((".bin", ".idx")) or name == "schedule.json":
+            assert store.cat(f"/mixing/out/{name}") == body
