@@ -188,7 +188,7 @@ def _row(line: str) -> str:
     cells = [" ".join(plain(cell.replace(BREAK, " ")).split()) for cell in line[1:].split(ROW)]
     while cells and not cells[-1]:
         cells.pop()
-    return " | ".join(cells) if any(cells) else ""
+    return " | ".join(cells).lstrip() if any(cells) else ""
 
 
 def _sections(blocks: Iterator[_Block], dropped: frozenset[str]) -> Iterator[_Block]:

@@ -156,27 +156,30 @@ def _filled(hole: str, arguments: Arguments) -> str:
 
 
 def _pattern(pattern: str) -> Callable[[Arguments], str]:
-    """`{1|text}` is the first of these arguments that is not empty, `{2+3}` all of them that
-    are not, with commas, `{*}` all positional ones without a space, and what
-    stands in ⟦⟧ is there only where each of its arguments is."""
+    """What shows a pattern of `wikitext.yaml`: `{1|text}` is the first of these arguments that is not empty, `{2+3}` all
+    of them that are not, with commas, `{*}` all positional ones without a space. What stands in ⟦⟧ is there only where
+    each of its arguments is, and anything at all only where one is (or none was asked for)."""
     pieces = re.split(r"(⟦[^⟦⟧]*⟧)", pattern)
+    constant = _HOLE.search(pattern) is None
 
     def render(arguments: Arguments) -> str:
         text = []
+        any_there = constant
         for piece in pieces:
             optional = piece.startswith("⟦")
             missing = False
 
             def fill(hole: re.Match[str]) -> str:
-                nonlocal missing
+                nonlocal missing, any_there
                 value = _filled(hole[1], arguments)
                 missing = missing or not value
+                any_there = any_there or bool(value)
                 return value
 
             filled = _HOLE.sub(fill, piece[1:-1] if optional else piece)
             if not (optional and missing):
                 text.append(filled)
-        return "".join(text)
+        return "".join(text) if any_there else ""
 
     return render
 

@@ -147,6 +147,7 @@ f(1)
         ("{{Track listing|title1=Rain|length1=3:10|title2=Sun}}", "1. Rain (3:10)\n2. Sun"),
         ("{{Episode list|Title=Fog|OriginalAirDate=1 May|ShortSummary=It is thick.}}", "Fog (1 May)\nIt is thick."),
         ("/{{IPAc-en|icon|ˈ|oʊ|d|ə|,_|ˈ|ɔː|d|ə}}", "//ˈoʊdə, ˈɔːdə/"),
+        ("a {{circa}} b {{lang|de}}, c", "a b, c"),
         ("f(), g( ) and h[]", "f(), g( ) and h[]"),
         ("; Term : what it is\n: indented", "Term\nwhat it is\nindented"),
         ("#one\n#*sub\n#two\n\n#one again", "1. one\n  - sub\n2. two\n1. one again"),
