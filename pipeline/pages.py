@@ -21,6 +21,7 @@ from pipeline.recipe import Recipe, UrlGate, UrlWords, data_file
 from pipeline.signals.language import Language, identify, script_share
 from pipeline.signals.urls import UrlRules, split_url
 from pipeline.sources.archive import NO_RECORD, Damage, Record, Skipped
+from pipeline.sources.books import book
 from pipeline.sources.charset import decode_text
 from pipeline.sources.documents import Document, Form
 from pipeline.sources.http import decode_body
@@ -117,6 +118,8 @@ def read_page(page: PageBytes, recipe: Recipe) -> PageText:
         language = identify(extraction.text)
     if extraction.title is None and page.title is not None:
         extraction = replace(extraction, title=page.title)
+    if recipe.inputs.format == "books":
+        extraction = replace(extraction, text=book(extraction.text).text)
     return _page_text(decoded.charset, flaws, extraction, language)
 
 
@@ -295,7 +298,7 @@ class Extractor:
         if gate_hits:
             return row | _decided(Outcome.DROPPED, gate_hits), None
         return row | _UNDECIDED, PageBytes(
-            item.content, dict(_UTF8) if item.form == "html" else {}, item.url, item.form, item.title, item.wiki
+            item.content, dict(_UTF8) if item.record_type == "row" else {}, item.url, item.form, item.title, item.wiki
         )
 
     def _row(self, item: Record | Document | Damage, doc_id: str, record_type: str) -> dict[str, Any]:

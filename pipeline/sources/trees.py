@@ -2,6 +2,7 @@
 
 import hashlib
 import posixpath
+import re
 import tarfile
 import zipfile
 import zlib
@@ -26,6 +27,10 @@ PACKED = (".gz", ".bz2", ".zst")
 PACKAGES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.zst")
 """Endings of files whose members are documents."""
 
+PAGES = (".html", ".htm", ".xhtml")
+"""Endings of books and texts that are pages, and are read as such."""
+
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?<(?:!doctype html|html)\b", re.IGNORECASE)
 _LANGUAGES = Path(__file__).parents[1] / "recipes" / "code" / "languages.yaml"
 
 
@@ -108,8 +113,11 @@ def _document(
     language = language_of(name) if tree.form == "code" else None
     gates = code_hits(name, tree.code) if tree.form == "code" else ()
     media_type = f"text/x-{language}" if language else None
+    form = tree.form
+    if form != "code" and (name.lower().endswith(PAGES) or _PAGE.match(content)):
+        form, media_type = "html", "text/html"
     return Document(
-        path, at, length, kind, tree.form, content, n, digest, url=name, media_type=media_type, gates=gates, flaws=flaws
+        path, at, length, kind, form, content, n, digest, url=name, media_type=media_type, gates=gates, flaws=flaws
     )
 
 

@@ -279,11 +279,14 @@ def test_books(tmp_path: Path) -> None:
     )
     (tmp_path / "mills.txt.gz").write_bytes(gzip.compress(book.encode()))
     (tmp_path / "none.txt").write_bytes(b"\0" * 100)
+    page = "<html><head><title>Rivers</title></head><body>" + "".join(f"<p>{prose(2, 40)}</p>".split("\n")) + "</body></html>"
+    (tmp_path / "rivers.txt").write_text(page)
     done = run(recipe("books"), [str(tmp_path)], str(tmp_path / "out"), master="local[2]")
     reasons = {row["url"]: row["reason"] for row in check_account(done)}
-    assert reasons == {"mills.txt": None, "none.txt": "gates.content"}
-    (row,) = done.folder.scan("curated", None).to_pylist()
-    assert row["source"] == "books" and row["url"] == "mills.txt" and "of number 1." in row["text"]
+    assert reasons == {"mills.txt": None, "none.txt": "gates.content", "rivers.txt": None}
+    texts = {row["url"]: row["text"] for row in done.folder.scan("curated", pc.field("source") == "books").to_pylist()}
+    assert "of number 1." in texts["mills.txt"] and "Gutenberg" not in texts["mills.txt"]
+    assert "of number 2." in texts["rivers.txt"] and "<p>" not in texts["rivers.txt"]
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,18 @@ def test_texts_alone_compressed_and_in_packages(tmp_path: Path) -> None:
     assert [(s.record_type, Path(s.file or "").name) for s in found if isinstance(s, Skipped)] == [("member", "c.zip")]
 
 
+def test_books_and_texts_that_are_pages(tmp_path: Path) -> None:
+    page = b"\xef\xbb\xbf<!DOCTYPE html>\n<html><body><p>A mill.</p></body></html>"
+    (tmp_path / "a.htm.gz").write_bytes(gzip.compress(b"<p>A mill."))
+    (tmp_path / "b.txt").write_bytes(page)
+    (tmp_path / "c.txt").write_bytes(b"<html> is how a page begins, says <a book> of it.")
+    (tmp_path / "d.txt").write_bytes(b"The tag <html> is not at the start here.")
+    forms = {path.name: documents(path, BOOKS)[0].form for path in sorted(tmp_path.iterdir())}
+    assert forms == {"a.htm.gz": "html", "b.txt": "html", "c.txt": "html", "d.txt": "book"}
+    (tmp_path / "e.html").write_bytes(page)
+    assert documents(tmp_path / "e.html", CODE)[0].form == "code"
+
+
 def test_damaged_packages(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "c.zip", "w", zipfile.ZIP_DEFLATED) as package:
         for i in range(3):
