@@ -16,7 +16,7 @@ from jobs.store import RunFolder
 from pipeline.annotation import measured_schema
 from pipeline.errors import InputError, UsageError
 from pipeline.recipe import Recipe
-from pipeline.scores import RANK_BINS, Histogram, sentence_edits, with_quality
+from pipeline.scores import COMBINED, RANK_BINS, Histogram, sentence_edits, with_quality
 from pipeline.sources.formats import Part as SourcePart
 from pipeline.sources.formats import parts, wanted
 from pipeline.sources.inputs import ARCHIVE, InputFile, Wanted, expand
@@ -146,12 +146,17 @@ def read_scored(measures: RunFolder, own: RunFolder, part: str, recipe: Recipe) 
     return Scored(read, scores)
 
 
+def rank_file(name: str) -> str:
+    """The file of how the scores of a head, or COMBINED, are spread."""
+    return "ranks/quality.parquet" if name == COMBINED else f"ranks/head-{name}.parquet"
+
+
 def read_ranks(folder: RunFolder, recipe: Recipe, combined: bool = True) -> dict[str, Histogram]:
     """How scores are spread over the pages that the rules keep: those of quality heads and, with `combined`, of all."""
     ranks = {}
-    for name in (*recipe.score.quality.heads, *(("quality",) if combined else ())):
+    for name in (*recipe.score.quality.heads, *((COMBINED,) if combined else ())):
         counts = np.zeros(RANK_BINS, np.int64)
-        rows = folder.read_table(f"ranks/{name}.parquet")
+        rows = folder.read_table(rank_file(name))
         counts[rows.column("bin").to_numpy()] = rows.column("pages").to_numpy()
         ranks[name] = Histogram(counts)
     return ranks

@@ -17,14 +17,24 @@ import pyarrow.compute as pc
 
 from classifiers.scorer import Scorer
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
-from jobs.runs import Run, read_part, read_ranks
+from jobs.runs import Run, rank_file, read_part, read_ranks
 from jobs.session import Watch
 from jobs.store import RunFolder
 from pipeline.contamination.cuts import stretches, to_extracted
 from pipeline.curation import kept_rows
 from pipeline.edits import apply_edits
 from pipeline.recipe import Recipe
-from pipeline.scores import RANK_BINS, SENTENCES, Histogram, Scoring, combined, facts, score_schema, values_of
+from pipeline.scores import (
+    COMBINED,
+    RANK_BINS,
+    SENTENCES,
+    Histogram,
+    Scoring,
+    combined,
+    facts,
+    score_schema,
+    values_of,
+)
 from pipeline.tables import DOCUMENTS
 
 STAGE = "score"
@@ -118,7 +128,7 @@ class _Scores:
     def write_spread(self, names: tuple[str, ...], number: int, received: Received) -> None:
         """How the scores of a head are spread over all parts."""
         rows = received.get("spread", EMPTY_SPREAD).sort_by("bin")
-        RunFolder(self.output).write_table(f"ranks/{names[number]}.parquet", rows)
+        RunFolder(self.output).write_table(rank_file(names[number]), rows)
 
     def combine(self, part: str) -> Iterator[Parcel]:
         """How the heads of a part combined are spread."""
@@ -178,7 +188,7 @@ def score(
 
     ask("scoring", parts, scores.send, spread_of(*scoring.quality.heads))
     if scoring.ranks:
-        ask("ranking", parts, scores.combine, spread_of("quality"))
+        ask("ranking", parts, scores.combine, spread_of(COMBINED))
     run.record(STAGE, key=key)
 
 

@@ -288,6 +288,9 @@ def values_of(scores: pa.Table, name: str) -> np.ndarray:
     return pc.fill_null(scores.column(f"score_{name}"), float("nan")).to_numpy().astype(np.float64)
 
 
+COMBINED = "*"
+"""Among ranks, those of all quality heads together; the name of no head, since a head may well be called quality."""
+
 BELOW = "below_top"
 """Column beside those of QUALITY: whether a page is not among the best that the recipe keeps."""
 
@@ -295,7 +298,7 @@ BELOW = "below_top"
 def with_quality(scores: pa.Table, scoring: Scoring, ranks: Ranks) -> pa.Table:
     """The scores with the columns of QUALITY, and BELOW, beside them."""
     values = combined(scores, scoring, ranks)
-    quality = ranks["quality"].rank(values)
+    quality = ranks[COMBINED].rank(values)
     missing = np.isnan(quality)
     bins = np.minimum((np.nan_to_num(quality) * scoring.quality.bins).astype(np.int16), scoring.quality.bins - 1)
     columns = (pa.array(quality.astype(np.float32), mask=missing), pa.array(bins, pa.int16(), mask=missing))
@@ -305,7 +308,7 @@ def with_quality(scores: pa.Table, scoring: Scoring, ranks: Ranks) -> pa.Table:
     below = np.zeros(len(quality), bool)
     if top is not None:
         draws = np.array([draw(doc_id) for doc_id in scores.column("doc_id").to_pylist()], np.float64)
-        below = ranks["quality"].below(values, top, draws)
+        below = ranks[COMBINED].below(values, top, draws)
     return scores.append_column(BELOW, pa.array(below))
 
 

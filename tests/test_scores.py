@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import RecipeError
 from pipeline.recipe import parse_recipe
 from pipeline.rules import score_hits
-from pipeline.scores import Histogram, Scoring, dropped, score_columns, with_quality
+from pipeline.scores import COMBINED, Histogram, Scoring, dropped, score_columns, with_quality
 
 
 def scored(values: list[float | None], **quality: object) -> tuple[pa.Table, Scoring]:
@@ -21,7 +21,7 @@ def scored(values: list[float | None], **quality: object) -> tuple[pa.Table, Sco
     heads = {"a": Histogram.of(numbers)}
     from pipeline.scores import combined
 
-    heads["quality"] = Histogram.of(combined(table, scoring, heads))
+    heads[COMBINED] = Histogram.of(combined(table, scoring, heads))
     return with_quality(table, scoring, heads), scoring
 
 

@@ -53,6 +53,14 @@ def scored(finished: Run, models: Path, tolerant: Recipe, tmp_path_factory: pyte
     return redecide(finished.folder.path, scoring(models, tolerant), str(tmp_path_factory.mktemp("scored") / "out"))
 
 
+def test_a_head_that_is_called_quality_is_not_taken_for_all_heads_together(finished: Run) -> None:
+    # The default recipe's head has that name, and ranks of the two lay in one file once.
+    assert finished.recipe.score.quality.heads == ("quality",)
+    bins = finished.folder.scan("ledger", pc.field("quality_bin").is_valid(), ["quality_bin"]).column("quality_bin")
+    sizes = np.bincount(bins.to_numpy(), minlength=20)
+    assert len(sizes) == 20 and sizes.max() - sizes.min() <= 0.2 * sizes.mean()
+
+
 def shards(folder: str) -> dict[str, bytes]:
     files = [*Path(folder).glob("ledger/*.parquet"), *Path(folder).glob("curated/*.parquet")]
     return {f"{f.parent.name}/{f.name}": f.read_bytes() for f in files}
