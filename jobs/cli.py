@@ -14,7 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs import classifier_commands, decontamination_commands, dedup_commands
+from jobs import (
+    classifier_commands,
+    decontamination_commands,
+    dedup_commands,
+    mix_commands,
+    token_commands,
+    tokenizer_commands,
+)
 from pipeline.errors import CrawlmillError, UsageError
 
 app = typer.Typer(
@@ -32,6 +39,12 @@ app.command(
     epilog="Example: crawlmill references enwiki-latest-pages-articles-multistream.xml.bz2 --output references"
 )(classifier_commands.references)
 app.add_typer(decontamination_commands.app, name="decontaminate")
+app.add_typer(tokenizer_commands.app, name="tokenizer")
+app.command(epilog="Example: crawlmill tokenize demo/out --tokenizer demo/tokenizer --output demo/tokens")(
+    token_commands.tokenize
+)
+app.add_typer(token_commands.app, name="tokens")
+app.command(epilog="Example: crawlmill mix demo/mix.yaml --output demo/mixed")(mix_commands.mix)
 
 out = Console()
 err = Console(stderr=True)
