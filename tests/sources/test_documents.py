@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
+from pipeline.pages import Extractor
+from pipeline.recipe import parse_recipe
 from pipeline.sources.archive import Damage, Skipped
 from pipeline.sources.documents import Document, moment
 from pipeline.sources.formats import Item, parts, read, wanted
@@ -131,6 +134,29 @@ def test_compressed_lines_are_the_same_rows(tmp_path: Path, pack: object) -> Non
     found = items(tmp_path / f"d.jsonl{ending}", JSONL)
     assert isinstance(found[-1], Damage) and "cut short" in found[-1].reason
     assert all(isinstance(item, Document) and item.error is None for item in found[:-1])
+
+
+def test_fields_that_no_table_could_hold(tmp_path: Path) -> None:
+    odd = {"text": "t \ud83d", "id": "i\ud800\0", "url": "http://a\udfff.org:x/\ud800", "title": "\udc00", "date": 9e99}
+    wrong = {"text": "t", "id": [1], "url": 5, "title": {"a": 1}, "date": [2]}
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, (odd, wrong, {**odd, "text": 1}, {"\ud800": 1}))))
+    recipe = parse_recipe("name: a\ninputs: {format: jsonl}\ngates: {url: {words: urls/words.yaml}}\n")
+    with Extractor(recipe) as extractor:
+        made = extractor.extract(items(tmp_path / "a.jsonl", JSONL), "a.jsonl")
+    reasons = made.records.column("reason").to_pylist()
+    assert reasons == [None, None, "source.no_text", "source.no_text"]
+    assert made.records.column("url").to_pylist()[1] == "5" and made.documents.num_rows == 2
+    assert made.documents.column("text").to_pylist()[1] == "t"
+
+
+def test_a_folder_in_a_store(tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    store.makedirs("/rows/deep", exist_ok=True)
+    store.pipe("/rows/deep/a.jsonl", b'{"text": "far away"}')
+    store.pipe("/rows/a.md", b"no")
+    assert [d.content for d in documents("memory://rows", JSONL)] == [b"far away"]
+    (code,) = documents("memory://rows/**/*.md", CODE)
+    assert code.url == "a.md"
 
 
 def table(n: int, **more: object) -> pa.Table:
