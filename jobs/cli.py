@@ -191,9 +191,20 @@ def redecide(
 
 @app.command(epilog="Example: crawlmill explain demo/out https://garden.example/articles/1")
 def explain(
-    folder: Annotated[str, typer.Argument(help="A finished run.")],
+    folder: Annotated[
+        str | None, typer.Argument(help="A finished run; with --token a folder of tokens or a mix.", show_default=False)
+    ] = None,
     key: Annotated[
         str | None, typer.Argument(help="URL, doc_id or FILE:OFFSET. Without it, one example of each outcome.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            metavar="SHARD:N",
+            help="Which page a token came from: tokens/web/shard-00000:1000, or, with the folder, 0:1000 and in a mix "
+            "PHASE/SOURCE/0:1000.",
+        ),
     ] = None,
     similar: Annotated[
         str | None, typer.Option("--similar", help="List pages like this one (a key, or a text file) instead.")
@@ -202,11 +213,21 @@ def explain(
     text: Annotated[bool, typer.Option("--text", help="Show the text as extracted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Say why a page was kept or dropped: where it lies, what was measured, every rule that it broke."""
+    """Say why a page was kept or dropped: where it lies, what was measured, every rule that it broke.
+
+    With --token say which page a token of a shard came from, and then the same of that page.
+    """
     from jobs.explain import example_keys, extracted_text, find
     from jobs.explain import measures as measured
     from jobs.runs import existing_run
 
+    if token is not None:
+        origin = token_commands.origin(folder, token, as_json)
+        if origin is None or as_json:
+            return
+        folder, key = origin
+    if folder is None:
+        raise UsageError("no run named; crawlmill explain FOLDER, or --token SHARD:N for a token")
     opened = existing_run(folder)
     if similar is not None:
         _show_similar(opened, similar, least, as_json)

@@ -1,5 +1,6 @@
 """`crawlmill tokenize` and `crawlmill tokens …`: curated text to shards of tokens, and looking after those."""
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -158,35 +159,50 @@ def verify(
     out.print(f"{n:,} shards, {documents:,} documents, {tokens:,} tokens: as they were written", highlight=False)
 
 
-@app.command(epilog="Example: crawlmill tokens show tokens/web 0:1000")
-def show(
-    folder: Annotated[str, typer.Argument(help="Folder of `crawlmill tokenize` or `crawlmill mix`.")],
-    token: Annotated[
-        str | None, typer.Argument(metavar="[SHARD:N]", help="A token: shard-00000:1000, in a mix PHASE/SOURCE/0:1000.")
-    ] = None,
-) -> None:
-    """Show what a folder holds; or a token, the text around it, and the document that it belongs to."""
+@app.command(epilog="Example: crawlmill tokens show tokens/web")
+def show(folder: Annotated[str, typer.Argument(help="Folder of `crawlmill tokenize`.")]) -> None:
+    """Show what a folder holds. What one token is: crawlmill explain --token FOLDER/SHARD:N"""
     from jobs.store import RunFolder
-    from jobs.token_folders import manifests, where
+    from jobs.token_folders import manifests
 
-    if token is not None:
-        shard, _, number = token.rpartition(":")
-        if not shard or not (number.isascii() and number.isdigit()):
-            raise UsageError(f"{token!r} is no SHARD:N, such as shard-00000:1000")
-        place = where(folder, shard, int(number))
-        out.print(
-            f"{escape(place.before)}[reverse]{escape(place.text)}[/reverse]{escape(place.after)}\n",
-            highlight=False,
-            soft_wrap=True,
-        )
-        rows = {"token": place.token, "position": place.position, "document": place.document, **place.row}
-        for name, value in rows.items():
-            if value is not None:  # on one line, however long: file names are there to be copied
-                out.print(f"{name:<13}{escape(str(value))}", highlight=False, soft_wrap=True)
-        return
     info = RunFolder(folder).read_json("tokens.json")
     if info is None:
         raise UsageError(f"{folder} holds no tokens.json; name a folder of `crawlmill tokenize`")
     if not info["done"]:
         raise UsageError(f"{folder} is not finished; run the same `crawlmill tokenize` command again")
     report(info, manifests(RunFolder(folder)), None, 0)
+
+
+def origin(folder: str | None, token: str, as_json: bool = False) -> tuple[str, str] | None:
+    """Prints which document a token belongs to, and the text around it; returns the run and the doc_id of its page, None
+    where there is no run to ask."""
+    from jobs.store import RunFolder
+    from jobs.token_folders import run_of, where
+
+    shard, _, number = token.rpartition(":")
+    if not shard or not (number.isascii() and number.isdigit()):
+        raise UsageError(f"{token!r} is no SHARD:N, such as tokens/web/shard-00000:1000")
+    if folder is None:
+        folder, slash, shard = shard.rpartition("/")
+        if not slash:
+            raise UsageError(f"--token {token}: name the folder, too, such as tokens/web/{token}")
+    place = where(folder, shard, int(number))
+    run = run_of(place, folder)
+    if as_json:
+        out.print_json(json.dumps({**place._asdict(), "run": run}, default=str))
+        return None
+    out.print(
+        f"…{escape(place.before)}[reverse]{escape(place.text)}[/reverse]{escape(place.after)}…\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, show_header=False)
+    rows = {"token": place.token, "position": place.position, "document": place.document, **place.row, "run": run}
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(name, escape(str(value)))
+    out.print(table)
+    if run is None or RunFolder(run).read_json("run.json") is None:
+        return None
+    out.print()
+    return run, place.row["id"]

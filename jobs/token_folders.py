@@ -53,6 +53,7 @@ def where(folder: str, shard: str, n: int, around: int = 40) -> Place:
         for suffix in (".bin", ".idx"):
             prefix.with_suffix(suffix).symlink_to(root.local_copy(name + suffix).absolute())
         opened = Shard.open(prefix)
+        opened.prefix = Path(folder, name)  # what errors call it
         document = opened.document_at(n)
         tokens = np.array(opened[document], np.uint32)
         position = n - int(opened.starts[document])
@@ -67,6 +68,19 @@ def where(folder: str, shard: str, n: int, around: int = 40) -> Place:
     before, text, after = (encoder.decode(part).decode("utf-8", "replace") for part in parts)
     token = int(tokens[position])
     return Place(name, document, row, position + (row.get("first") or 0), token, before, text, after)
+
+
+def run_of(place: Place, folder: str) -> str | None:
+    """The run that made the document of a token, as the folder remembers it; None for documents of other Parquet files."""
+    root = RunFolder(folder)
+    if "tokens" not in place.row:
+        return (root.read_json("tokens.json") or {}).get("run")
+    for at in (root, RunFolder(_above(root))):
+        mix = at.read_json("mix.json")
+        if mix is not None:
+            named = [entry for entries in mix["sources"].values() for entry in entries]
+            return next((entry["run"] for entry in named if entry["folder"] == place.row["tokens"]), None)
+    return None
 
 
 def verified(folder: str) -> Iterator[dict[str, Any]]:
@@ -101,10 +115,14 @@ def _compare_rows(shard: Shard, tokenizer: dict[str, Any]) -> None:
 
 def _tokenizer_of(root: RunFolder, inner: str) -> tuple[dict[str, Any], bytes]:
     """What is said of a folder's tokenizer, and its file: they stand in the folder, or two above a source of a mix."""
-    above = "/".join(root.absolute().split("/")[:-2])
-    for folder in [root, *([] if inner else [RunFolder(above or "/")])]:
+    for folder in [root, *([] if inner else [RunFolder(_above(root))])]:
         for name in ("tokens.json", "schedule.json"):
             said = folder.read_json(name)
             if said is not None:
                 return said["tokenizer"], folder.local_copy("tokenizer.json").read_bytes()
     raise UsageError(f"{root.path} holds no tokens (neither tokens.json nor schedule.json)")
+
+
+def _above(root: RunFolder) -> str:
+    """The folder of the mix that a source of a phase lies in."""
+    return "/".join(root.absolute().split("/")[:-2]) or "/"
