@@ -41,10 +41,12 @@ def expression(words: Words, digits: Digits, spaces: Spaces) -> str:
     Words: `gpt2` puts a space in front of a word to it; `gpt4` (cl100k's) any one sign, and line ends behind a sign;
     `gpt4o` (o200k's) moreover cuts where a capital follows a small letter, and counts marks as letters. Digits stay
     together, by three at most, or each by itself. White space stays together in `runs`, all but the last character of one
-    before a word; `lines` ends a word behind each run of line ends; `single` keeps each character by itself.
+    before a word; `lines` ends a word behind each run of line ends; `single` keeps each character by itself, but for the
+    one in front of a word.
     """
     numbers = f" ?{_DIGITS[digits]}" if (words, digits) == ("gpt2", "runs") else _DIGITS[digits]
-    return "|".join((_LETTERS[words], numbers, _SIGNS[words], _SPACES[spaces]))
+    signs = _SIGNS["gpt2" if spaces == "single" else words]
+    return "|".join((_LETTERS[words], numbers, signs, _SPACES[spaces]))
 
 
 GPT2 = expression("gpt2", "runs", "runs")

@@ -104,8 +104,9 @@ def parse_options(values: object, where: str = "options") -> Options:
     try:
         return Options.model_validate(values)
     except ValidationError as error:
-        problem = error.errors()[0]
-        name = ".".join(str(part) for part in problem["loc"] if part not in ("literal['equal','proportional']", "dict"))
+        # Of a value that may be of several kinds, the error of the last kind says most.
+        problem = error.errors()[-1]
+        name = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))  # not the kind of a value
         if problem["type"] == "extra_forbidden":
             known = ", ".join(Options.model_fields)
             raise RecipeError(f"{where}: there is no option {name!r}; there are {known}") from error
@@ -128,7 +129,8 @@ def train(texts: Iterable[str], options: Options) -> bytes:
         min_frequency=options.min_frequency,
         show_progress=False,
         initial_alphabet=sorted(BYTES),
-        max_token_length=options.max_token_length,
+        # The library makes tokens that are shorter than this.
+        max_token_length=options.max_token_length + 1 if options.max_token_length else None,
     )
     learner.train_from_iterator((piece for text in texts for piece in bounded(text)), trainer)
     ids = dict(sorted(BYTES.items(), key=lambda item: item[1]))
