@@ -119,9 +119,10 @@ def kept(sources: list[str], texts: list[str]) -> dict[str, str]:
         flat = " ".join(text.split())
         formulas = [" ".join(found.split()) for found in _MATH.findall(body)]
         bare = text
-        for formula in formulas:
+        for formula in sorted(formulas, key=len, reverse=True):
             count("formulas", formula in flat)
-            bare = bare.replace(formula, "")
+            if len(formula) > 3:  # a letter stands in words as well
+                bare = bare.replace(formula, "")
         marks += sum(bool(_MARKS.search(line)) for line in bare.split("\n"))
         for number in _CONVERT.findall(body):
             count("quantities", re.search(rf"(?<![\d.]){re.escape(number)}[ -]?[a-zA-Z°]", flat) is not None)
