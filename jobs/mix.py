@@ -391,7 +391,7 @@ def _carry_out(shuffle: Shuffle, spark: Spark, partitions: int | None, in_proces
     sizes = np.array([shuffle.buckets[i].tokens for i in shuffle.todo], np.int64) * shuffle.dtype.itemsize
     if not len(sizes):
         return
-    _check_space(RunFolder(shuffle.output), int(sizes.sum()))
+    _check_space(RunFolder(shuffle.output), int(sizes.sum()) * (1 + len(shuffle.extras)))
     shards = shuffle.planned.inputs.shards
     if int(sizes.sum()) > in_process:
         started = spark()

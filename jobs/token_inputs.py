@@ -156,6 +156,26 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
+_SAYS = ("tokenizer.sha256", "tokenizer.dtype", "tokenizer.eos", "digest", "totals.shards", "totals.tokens")
+
+_SHARD_SAYS = (
+    *("shard", "documents", "tokens"),
+    *(f"files.{suffix}.{fact}" for suffix in ("|bin", "|docs|parquet") for fact in ("bytes", "sha256")),
+)
+"""What must be said of a folder and of a shard; dots go down, bars stand for dots."""
+
+
+def _check_keys(folder: RunFolder, name: str, body: Any, keys: Sequence[str]) -> None:
+    for key in keys:
+        at = body
+        for step in key.split("."):
+            at = at.get(step.replace("|", ".")) if isinstance(at, dict) else None
+        if at is None:
+            raise InputError(
+                f"token folder {folder.path} is damaged: {name} does not say {key.replace('|', '.')}; make it again"
+            )
+
+
 def _manifests(folder: RunFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
         info = folder.read_json("tokens.json")
@@ -163,6 +183,7 @@ def _manifests(folder: RunFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]
             raise UsageError(f"{folder.path} is no token folder (no tokens.json); make one with `crawlmill tokenize`")
         if not info.get("done"):
             raise UsageError(f"token folder {folder.path} is not finished; run the same `crawlmill tokenize` again")
+        _check_keys(folder, "tokens.json", info, _SAYS)
         names = [f"shard-{number:05d}.json" for number in range(info["totals"]["shards"])]
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(folder.read_json, names))
@@ -173,6 +194,8 @@ def _manifests(folder: RunFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]
         raise InputError(
             f"token folder {folder.path} is damaged: {missing[0]} is missing; copy the folder as a whole, or make it again"
         )
+    for name, manifest in zip(names, found, strict=True):
+        _check_keys(folder, name, manifest, _SHARD_SAYS)
     total = sum(m["tokens"] for m in found if m)
     if total != info["totals"]["tokens"]:
         raise InputError(

@@ -296,6 +296,15 @@ def test_too_many_epochs_are_refused_with_ways_out() -> None:
         carry_out(parse_mix(text.format("max_epochs: 9, ", ", max_epochs: {web: 2}")), shards)
 
 
+def test_a_refusal_of_what_earlier_phases_used_up_says_so() -> None:
+    text = (
+        "{name: x, max_epochs: 5, sources: {web: w}, phases: [{name: a, tokens: 400, weights: {web: 1}}, {name: b, "
+        "tokens: 50, weights: {web: 1}, max_epochs: 4}]}"
+    )
+    with pytest.raises(UsageError, match=r"phase 'b' takes web to 4.50 epochs .*fewer tokens in the phases before it"):
+        carry_out(parse_mix(text), {"web": [documents(10, n_tokens=[10] * 10)]})
+
+
 def test_what_a_refusal_proposes_is_allowed() -> None:
     text = TWO.replace("tokens: 333", "tokens: HOW_MANY")
     shards = {"web": [documents(90, 1)], "wiki": [documents(60, 2)]}

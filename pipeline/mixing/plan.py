@@ -286,10 +286,11 @@ def _check_epochs(
     label = strata[name].labels[stratum]
     what = name if label == "all" else f"{name} ({label})"
     fits = split.most({source: _rooms(counts[source], used[source], limits[source]) for source in taken})
+    ask = f"Ask for at most {fits:,} tokens in this phase" if fits else "Ask for fewer tokens in the phases before it"
     raise UsageError(
         f"phase {phase.name!r} takes {what} to {_rounded_up(epochs)} epochs over all phases, and at most "
         f"{float(limits[name]):g} are allowed: it holds {held:,} tokens and is asked for "
-        f"{used[name][stratum] + taken[name][stratum]:,}. Ask for at most {fits:,} tokens in this phase; or give this part a "
+        f"{used[name][stratum] + taken[name][stratum]:,}. {ask}; or give this part a "
         f"lower weight, or more documents; or allow it with `max_epochs: {ceil(epochs)}` in the mix, the phase or for the "
         "source (--max-epochs)"
     )

@@ -265,6 +265,8 @@ def broken(prepared: Path, tmp_path: Path, how: str) -> Path:
         shutil.copy(wiki / "shard-00001.docs.parquet", wiki / "shard-00000.docs.parquet")
     elif how == "manifest damaged":
         (wiki / "shard-00000.json").write_text('{"shard": "sha')
+    elif how == "manifest of something else":
+        (wiki / "shard-00000.json").write_text('{"files": {".bin": {"bytes": 3}}}')
     elif how == "another tokenizer":
         shutil.rmtree(wiki)
         write_tokens(wiki, [90, 40], 2, tokenizer='{"model": {}}')
@@ -285,6 +287,7 @@ def broken(prepared: Path, tmp_path: Path, how: str) -> Path:
         ("documents damaged", InputError, "tokens/wiki/shard-00000 is damaged"),
         ("documents of another shard", InputError, "tokens/wiki/shard-00000 is damaged: 40 documents"),
         ("manifest damaged", InputError, "tokens/wiki is damaged"),
+        ("manifest of something else", InputError, "wiki is damaged: shard-00000.json does not say shard"),
         ("another tokenizer", UsageError, "tokens/web and .*tokens/wiki differ in their tokenizer"),
         ("empty", UsageError, "gives wiki the weight 0.2, but it holds no tokens"),
     ],
