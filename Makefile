@@ -12,13 +12,16 @@ help:
 	@echo "make clean  remove what the two made"
 
 demo: setup java
-	@rm -rf demo/out demo/gopher
+	@rm -rf demo/out demo/gopher demo/tokenizer demo/tokens demo/mixed
 	$(BIN)/crawlmill sample demo/web
 	$(BIN)/crawlmill run --recipe default --input demo/web --output demo/out --tolerate 0.25 \
 		--benchmarks demo/web/benchmarks.yaml
 	$(BIN)/crawlmill explain demo/out
 	$(BIN)/crawlmill decontaminate show demo/out
 	$(BIN)/crawlmill redecide demo/out --recipe gopher --output demo/gopher
+	$(BIN)/crawlmill tokenizer train demo/out --output demo/tokenizer --vocab-size 4096
+	$(BIN)/crawlmill tokenize demo/out --tokenizer demo/tokenizer --output demo/tokens
+	$(BIN)/crawlmill mix demo/web/mix.yaml --output demo/mixed
 
 test: setup java lint types tests
 

@@ -12,6 +12,7 @@
 | `CC-MAIN-2024-22-damaged.warc.gz` | WARC with overwritten gzip members, a stretch of garbage, and an end cut off |
 | `benchmark.jsonl` | an invented benchmark; some pages quote its items |
 | `benchmarks.yaml` | what `crawlmill run --benchmarks` needs to know about it |
+| `mix.yaml` | two phases of training on the web, tokenized into a folder `tokens` beside it |
 | `truth.jsonl` | what should become of every content record and damaged stretch, and why |
 
 Kinds of pages are listed with their counts in `worthwhile` (kept), `planted` (kept today; duplicates, personal data,
@@ -57,6 +58,22 @@ benchmarks:
     id: id
     question: question
     answer: answer
+"""
+
+MIX = """\
+name: sample
+seed: 1
+sources:
+  web: ../tokens
+phases:
+  - name: pretrain
+    tokens: 300_000
+    weights: {web: 1}
+  - name: anneal             # the better half of the pages alone
+    tokens: 60_000
+    weights: {web: 1}
+    within:
+      web: {quality_bin: {0-9: 0, 10-: 1}}
 """
 
 
@@ -130,6 +147,7 @@ def write_sample(folder: Path, seed: int = 0, pages: int = FULL) -> SampleSummar
     items = [{"id": item_id(i), **item} for i, item in enumerate(bank("benchmark"))]
     _write_lines(folder / "benchmark.jsonl", items)
     (folder / "benchmarks.yaml").write_text(BENCHMARKS, encoding="utf-8")
+    (folder / "mix.yaml").write_text(MIX, encoding="utf-8")
     return SampleSummary(
         folder=folder,
         files=files,
