@@ -6,6 +6,7 @@ A file that turns out unreadable, at the start or in the middle, costs only itse
 stream raise `InputError` after a few attempts, and whoever reads the file records that and goes on to the next.
 """
 
+import errno
 import fnmatch
 import gzip
 import io
@@ -297,6 +298,8 @@ def _patiently(path: str, act: Callable[[], T]) -> T:
             advice = {FileNotFoundError: "check the address", PermissionError: "check the credentials"}
             raise InputError(f"{path}: {_words(error)}: {advice.get(type(error), 'name a file')}") from None
         except Exception as error:  # stores raise what their libraries raise: botocore, aiohttp, ssl, …
+            if getattr(error, "errno", None) == errno.ELOOP:
+                raise InputError(f"{path}: is a link that leads back to itself: leave it out") from None
             if getattr(error, "status", 0) in (400, 401, 403, 404, 410, 416):
                 raise InputError(f"{path}: {_words(error)}: check the address and your rights to it") from None
             if attempt + 1 == ATTEMPTS:

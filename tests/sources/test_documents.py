@@ -173,7 +173,7 @@ def test_rows_of_parquet_by_row_groups(tmp_path: Path) -> None:
         (f"row {i}", i, 1, str(i)) for i in range(250)
     ]
     assert whole[3].url == "https://a.org/3" and whole[3].date == datetime(2024, 1, 1, tzinfo=UTC)
-    for split_bytes in (1, 100, 1000):
+    for split_bytes in (50, 100, 1000):
         assert documents(path, PARQUET, split_bytes) == whole
 
 
