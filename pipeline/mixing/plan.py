@@ -288,7 +288,7 @@ def _check_epochs(
     fits = split.most({source: _rooms(counts[source], used[source], limits[source]) for source in taken})
     ask = f"Ask for at most {fits:,} tokens in this phase" if fits else "Ask for fewer tokens in the phases before it"
     raise UsageError(
-        f"phase {phase.name!r} takes {what} to {_rounded_up(epochs)} epochs over all phases, and at most "
+        f"phase {phase.name!r} takes {what} to {_beyond(epochs, limits[name])} epochs over all phases, and at most "
         f"{float(limits[name]):g} are allowed: it holds {held:,} tokens and is asked for "
         f"{used[name][stratum] + taken[name][stratum]:,}. {ask}; or give this part a "
         f"lower weight, or more documents; or allow it with `max_epochs: {ceil(epochs)}` in the mix, the phase or for the "
@@ -296,9 +296,10 @@ def _check_epochs(
     )
 
 
-def _rounded_up(epochs: Fraction) -> str:
-    """Two digits after the point, and never so few that it looks allowed."""
-    return f"{ceil(epochs * 100) / 100:.2f}"
+def _beyond(epochs: Fraction, limit: Fraction) -> str:
+    """Two digits after the point, rounded up where it would look allowed otherwise."""
+    near = round(epochs, 2)
+    return f"{float(near if near > limit else Fraction(ceil(epochs * 100), 100)):.2f}"
 
 
 def check_values(mix: Mix, strata: Mapping[str, Strata], seen: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
