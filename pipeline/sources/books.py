@@ -276,14 +276,30 @@ def _indent(line: str) -> int:
 def _unwrapped(paragraph: list[str], width: int) -> str:
     """A paragraph in one line, or its lines where it is none. A name that signs it far to the right has its own."""
     signed = len(paragraph)
-    while signed > 1 and _indent(paragraph[signed - 1]) >= _indent(paragraph[0]) + _SIGNATURE:
+    column = max(_indent(paragraph[0]) + _SIGNATURE, width * 2 // 5)
+    while signed > 1 and _indent(paragraph[signed - 1]) >= column:
         signed -= 1
     if _is_prose(paragraph[:signed], width) and len(paragraph[0].strip()) > 0.5 * width:
         return "\n".join([_joined(paragraph[:signed]), *(line.strip() for line in paragraph[signed:])])
     if _is_prose(paragraph, width):
         return _joined(paragraph)
+    parts = _indented_parts(paragraph)
+    if len(parts) > 1 and all(len(part) > 1 and _is_prose(part, width) for part in parts[:-1]):
+        return "\n".join(map(_joined, parts))
     indent = min(_indent(line) for line in paragraph)
     return "\n".join(line[indent:] for line in paragraph)
+
+
+def _indented_parts(paragraph: list[str]) -> list[list[str]]:
+    """A stretch without blank lines, cut before the lines that are indented more than the next one is: paragraphs of
+    books that set them apart so."""
+    parts: list[list[str]] = [[]]
+    for number, line in enumerate(paragraph):
+        following = paragraph[number + 1] if number + 1 < len(paragraph) else line
+        if parts[-1] and _indent(line) > _indent(following) and _indent(line) > _indent(paragraph[number - 1]):
+            parts.append([])
+        parts[-1].append(line)
+    return parts
 
 
 def _is_prose(paragraph: list[str], width: int) -> bool:

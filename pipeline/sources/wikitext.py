@@ -150,6 +150,8 @@ def _heading(line: str) -> _Block | None:
 
 
 def _item(line: str, numbers: list[int]) -> Iterator[_Block]:
+    if line[0] == ":" and rules().hatnotes.match(line):
+        return
     marks = re.match(r"[*#:;]+", line)
     prefix = marks[0] if marks else ""
     text = line[len(prefix) :]

@@ -23,6 +23,7 @@ class Rules(NamedTuple):
     """`wikitext.yaml`, ready to look things up in."""
 
     sections: dict[str, frozenset[str]]
+    hatnotes: re.Pattern[str]
     files: frozenset[str]
     categories: frozenset[str]
     prefixes: frozenset[str]
@@ -87,6 +88,7 @@ def rules() -> Rules:
             templates[str(each).lower()] = _COMPUTED[function]
     return Rules(
         {language: frozenset(titles) for language, titles in lists["sections"].items()},
+        re.compile(":+ *''(?:" + "|".join(lists["hatnotes"]) + ")", re.IGNORECASE),
         frozenset(lists["files"]),
         frozenset(lists["categories"]),
         frozenset(lists["prefixes"]),

@@ -131,6 +131,11 @@ def test_what_keeps_its_lines() -> None:
     assert kept == f"{JOINED}\n\n{table}\n\n{JOINED}\n\n{contents}\n\n{JOINED}\nANN AUTHOR."
 
 
+def test_paragraphs_apart_by_indentation_only() -> None:
+    indented = "    " + PROSE
+    assert book(f"{PROSE}\n\n{indented}\n{indented}\n").text == f"{JOINED}\n\n{JOINED}\n{JOINED}"
+
+
 def test_hyphens_and_dashes_at_line_ends() -> None:
     text = """He was known in all of the villages around the mill for his rather well-
 meant advice, which he gave to whoever asked for it and to the others as--

@@ -149,6 +149,7 @@ f(1)
         ("/{{IPAc-en|icon|ˈ|oʊ|d|ə|,_|ˈ|ɔː|d|ə}}", "//ˈoʊdə, ˈɔːdə/"),
         ("a {{circa}} b {{lang|de}}, c", "a b, c"),
         ("f(), g( ) and h[]", "f(), g( ) and h[]"),
+        (":''For other [[Oda|Odas]], see [[Oda (town)|the town]].''\n:''See what I saw''\n:''Sea and land''", "Sea and land"),
         ("; Term : what it is\n: indented", "Term\nwhat it is\nindented"),
         ("#one\n#*sub\n#two\n\n#one again", "1. one\n  - sub\n2. two\n1. one again"),
         ("a<br>b\n\n<poem>\nroses\nviolets\n</poem>\nc", "a\nb\nroses\nviolets\nc"),
