@@ -67,7 +67,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_weight += d_weight
         if learns:
             ctx.save_for_backward(grad_hidden, grad_weight)
-        total, nll, n = sums.unbind()
+        total, nll, n = (part.clone() for part in sums)  # of their own: FSDP2 warns of views
         ctx.mark_non_differentiable(nll, n)
         return total, nll, n
 

@@ -156,6 +156,12 @@ class Decoder(nn.Module):
             return token_losses(stream, self.head, targets.flatten())
         return linear_cross_entropy(stream, self.head, targets.flatten(), z_loss, compiled=compiled)
 
+    @torch.no_grad()
+    def token_losses(self, tokens: Tensor, targets: Tensor, within: Scope) -> Tensor:
+        """Loss of each token (B, T) in nats, 0 where there is no target. For evaluation: no gradient."""
+        stream = self.hidden(tokens, within).flatten(0, 1)
+        return token_losses(stream, self.head, targets.flatten()).view_as(targets)
+
     def _turn(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         known = self._turns.get((length, device))
         if known is None:
@@ -178,7 +184,21 @@ class Decoder(nn.Module):
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 std /= math.sqrt(2 * self.shape.layers)
             generator = torch.Generator().manual_seed(key_of(seed, "init", name) >> 1)
-            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+            _fill(parameter, torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+
+
+def _fill(parameter: Tensor, whole: Tensor) -> None:
+    """Puts a whole tensor, which every rank has made, into a parameter that may be spread over ranks: each takes its part."""
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(parameter, DTensor):
+        parameter.copy_(whole)
+        return
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    sizes, offsets = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    if all(sizes):
+        parameter.to_local().copy_(whole[tuple(slice(at, at + n) for at, n in zip(offsets, sizes, strict=True))])
 
 
 def ffn_width(shape: config.Model) -> int:

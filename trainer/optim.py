@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from trainer.config import Optim, Ramp
 
@@ -85,10 +86,9 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 
     A matrix that is spread over ranks (a DTensor) is gathered: the result is spread as it was.
     """
-    spread: Any = None
-    if hasattr(matrix, "full_tensor"):
-        spread = matrix
-        matrix = matrix.full_tensor()
+    spread = matrix if isinstance(matrix, DTensor) else None
+    if spread is not None:
+        matrix = spread.full_tensor()
     a, b, c = NEWTON_SCHULZ
     x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
     tall = x.shape[0] > x.shape[1]
@@ -99,9 +99,8 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
         x = a * x + (b * square + c * square @ square) @ x
     x = (x.T if tall else x).to(matrix.dtype)
     if spread is not None:
-        from torch.distributed.tensor import distribute_tensor
-
-        return distribute_tensor(x, spread.device_mesh, spread.placements)
+        # Every rank has the whole of it: each keeps its part, and nothing is sent.
+        return distribute_tensor(x, spread.device_mesh, spread.placements, src_data_rank=None)
     return x
 
 
@@ -115,8 +114,12 @@ class Optimizer:
         taken = {id(p) for p in hidden}
         rest = [p for _, p in named if id(p) not in taken]
         groups = [
-            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": options.weight_decay},
-            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+            {
+                "params": [p for p in rest if (p.ndim >= 2) == decays and isinstance(p, DTensor) == spread],
+                "weight_decay": w,
+            }
+            for decays, w in ((True, options.weight_decay), (False, 0.0))
+            for spread in (False, True)  # one fused call takes tensors that are spread over ranks, or whole ones
         ]
         self.adam = torch.optim.AdamW(
             [group for group in groups if group["params"]],
