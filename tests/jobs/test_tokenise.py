@@ -473,7 +473,9 @@ def test_a_full_check_of_a_folder_sees_what_sizes_do_not_show(whole: Path, tmp_p
         next(checks)
 
 
-def test_the_commands(three: Path, tokenizer: TokenizerFile, tmp_path: Path) -> None:
+def test_the_commands(
+    three: Path, tokenizer: TokenizerFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     app = typer.Typer()
     app.command()(token_commands.tokenize)
     app.add_typer(token_commands.app, name="tokens")
@@ -493,10 +495,11 @@ def test_the_commands(three: Path, tokenizer: TokenizerFile, tmp_path: Path) -> 
     assert "tokens a second" not in said(*command)
     assert "3 shards, 321 documents" in said("tokens", "verify", output)
     assert "bytes per token" in said("tokens", "show", output)
-    shown = said("tokens", "show", output, "2:10")
-    assert f"file {three}" in shown and "position 10" in shown
+    assert token_commands.origin(None, f"{output}/2:10") is None  # no run to ask
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "position 1 document 1" in shown and "run" not in shown
     with pytest.raises(UsageError, match="is no SHARD:N"):
-        said("tokens", "show", output, "2")
+        token_commands.origin(output, "2")
 
 
 def test_the_job_for_spark_submit_says_errors_on_one_line(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
