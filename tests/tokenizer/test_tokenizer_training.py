@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from sentences import combinations, corpus, trained
@@ -119,6 +120,13 @@ def test_options_from_a_file(tmp_path: Path) -> None:
     assert load_options(str(path)) == Options(vocab_size=1000, bytes=5_000_000, shares={"web": 2, "books": 1})
     path.write_text("")
     assert load_options(str(path)) == Options()
+
+
+def test_the_options_in_the_docs_are_the_defaults() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "tokenizer.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    values = yaml.safe_load(text)
+    assert values.keys() == Options.model_fields.keys() and parse_options(values) == Options()
 
 
 @given(st.text(st.sampled_from("a 漢\n"), max_size=40), st.integers(0, 3))
