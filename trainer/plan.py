@@ -21,6 +21,9 @@ BLOCK = 4096
 IGNORED = -1
 """Target of a token from which nothing is learned, and the token where a row holds nothing."""
 
+CONTEXT = -2
+"""Less a token: a token that opens a document but is no target, since what came before it in its text is elsewhere."""
+
 
 class PlanError(UsageError):
     """There is too little data for the plan, or it cannot be divided as asked."""
@@ -33,7 +36,8 @@ class Stream(Protocol):
     n_tokens: int
 
     def read(self, sample: int, out: np.ndarray) -> None:
-        """Writes the sample's tokens into `out`, which holds seq_len + 1 of them."""
+        """Writes the sample's tokens into `out`, which holds seq_len + 1 of them: IGNORED where there is none, and those
+        that are no targets as CONTEXT less the token."""
 
 
 class Batch(NamedTuple):
@@ -148,10 +152,17 @@ class Plan:
             here = block == number
             before, counts = _block(phase, int(number))
             starts = np.concatenate([[0], np.cumsum(counts)])
-            place = permute(at[here], int(starts[-1]), key_of(self.seed, "block", phase.number, number))
+            key = key_of(self.seed, "block", phase.number, number)
+            # Beyond the plan a source is read on from where it stopped, so that little data does not begin anew early.
+            asked = np.arange(starts[-1]) if number >= n_blocks else at[here]
+            place = permute(asked, int(starts[-1]), key)
             chosen = np.searchsorted(starts, place, side="right") - 1
+            inner = place - starts[chosen]
+            if number >= n_blocks:
+                inner[np.argsort(chosen, kind="stable")] = np.concatenate([np.arange(n) for n in counts])
+                chosen, inner = chosen[at[here]], inner[at[here]]
             source[here] = chosen
-            nth[here] = before[chosen] + place - starts[chosen]
+            nth[here] = before[chosen] + inner
         epoch = np.empty(sample.shape, np.int64)
         inside = np.empty(sample.shape, np.int64)
         for number in np.unique(source):
@@ -173,9 +184,13 @@ class Plan:
         held = np.empty((len(source), phase.seq_len + 1), np.int64)
         for row, (number, index) in enumerate(zip(source.tolist(), inside.tolist(), strict=True)):
             phase.streams[number].read(index, held[row])
-        tokens, targets = held[:, :-1], held[:, 1:]
-        docs = np.cumsum(tokens == self.eos, axis=1, dtype=np.int32)
-        return Batch(np.maximum(tokens, 0), targets.copy(), docs, source)
+        targets = np.maximum(held[:, 1:], IGNORED)
+        torn = held < IGNORED
+        if torn.any():
+            held[torn] = CONTEXT - held[torn]
+        tokens = held[:, :-1]
+        docs = np.cumsum((tokens == self.eos) | torn[:, :-1], axis=1, dtype=np.int32)
+        return Batch(np.maximum(tokens, 0), targets, docs, source)
 
     def epochs(self) -> Mapping[str, float]:
         """How often each source will have been read when the plan is done, by name."""
@@ -198,7 +213,12 @@ def largest_remainder(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def _planned(phase: Wanted, number: int, first_step: int, used: Mapping[tuple[str, int], int]) -> PlannedPhase:
-    batch = phase.batch_tokens // phase.seq_len
+    batch, rest = divmod(phase.batch_tokens, phase.seq_len)
+    if rest or batch < 1:
+        raise PlanError(
+            f"phase {phase.name!r} has a batch of {phase.batch_tokens:,} tokens and samples of {phase.seq_len:,}: "
+            "make data.batch_tokens a multiple of data.seq_len"
+        )
     steps = phase.tokens // phase.batch_tokens
     if steps < 1:
         raise PlanError(

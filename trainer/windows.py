@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from trainer.plan import IGNORED
+from trainer.plan import CONTEXT, IGNORED
 
 GROUP = 65_536
 """Documents that are packed together: enough that rows fill to 99.9 %, few enough that a store of any size can be packed
@@ -49,7 +49,8 @@ class Packed:
     """Whole documents in rows, as few and as full as best-fit-decreasing makes them; what is left of a row is not learned
     from. Documents longer than a row fill rows of their own, and their ends are packed like short documents.
 
-    Every token but the first of a piece is a target once.
+    Every token but the first of a row is a target once. Rows may hold what is left of a long document beside others: its
+    first token was a target where the document went before, and is none again.
     """
 
     def __init__(self, tokens: Tokens, seq_len: int, first: int = 0, end: int | None = None) -> None:
@@ -57,6 +58,7 @@ class Packed:
         self.seq_len = seq_len
         end = tokens.n_tokens if end is None else end
         starts = np.unique(np.clip(tokens.starts, first, end))
+        self._torn = -1 if end in tokens.starts else end  # where a document ends that goes on beyond
         self.n_tokens = max(0, end - first)
         rows: list[np.ndarray] = []
         pieces: list[np.ndarray] = []
@@ -64,19 +66,22 @@ class Packed:
         for group in range(0, max(0, len(starts) - 1), GROUP):
             at = starts[group : group + GROUP + 1]
             bounds, placed = _pack(at[:-1], np.diff(at), seq_len)
+            placed = np.column_stack([placed, ~np.isin(placed[:, 0], tokens.starts)])
             rows.append(bounds[:-1] + n_pieces)
             pieces.append(placed)
             n_pieces += len(placed)
         self._rows = np.concatenate([*rows, [n_pieces]]).astype(np.int64)
-        self._pieces = np.concatenate(pieces) if pieces else np.zeros((0, 2), np.int64)
+        self._pieces = np.concatenate(pieces) if pieces else np.zeros((0, 3), np.int64)
         self.n_samples = len(self._rows) - 1
 
     def read(self, sample: int, out: np.ndarray) -> None:
-        """Writes the sample into `out`, seq_len + 1 integers, -1 where there is nothing."""
-        filled = 0
-        for start, n in self._pieces[self._rows[sample] : self._rows[sample + 1]].tolist():
+        """Writes the sample into `out`, seq_len + 1 integers, as a `plan.Stream` does."""
+        filled, torn = 0, False
+        for start, n, inside in self._pieces[self._rows[sample] : self._rows[sample + 1]].tolist():
             out[filled : filled + n] = self.tokens.window(start, n)
-            filled += n
+            if filled and (inside or torn):
+                out[filled] = CONTEXT - out[filled]
+            filled, torn = filled + n, start + n == self._torn
         out[filled:] = IGNORED
 
     @property
