@@ -124,7 +124,9 @@ class Judge:
         return Verdict.OK
 
     def _back(self, step: int) -> Verdict:
-        near = [at for at in self.rollbacks if abs(step - at) <= max(1, self.options.within_share * self.steps)]
+        # In a short run the share is a few steps; failures that a window holds are of one kind all the same.
+        reach = max(self.options.window, self.options.within_share * self.steps)
+        near = [at for at in self.rollbacks if abs(step - at) <= reach]
         self.rollbacks.append(step)
         self.clear()
         return Verdict.ABORT if len(near) + 1 > self.options.rollbacks else Verdict.ROLLBACK
