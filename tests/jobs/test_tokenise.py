@@ -25,12 +25,14 @@ from typer.testing import CliRunner
 
 from jobs import token_commands
 from jobs import tokenise as job
+from jobs.mix import mix
 from jobs.runs import Run
 from jobs.store import RunFolder, Sink
 from jobs.token_folders import manifests, verified, where
 from jobs.token_texts import Reading, read_chunks
 from jobs.tokenise import tokenise
 from pipeline.errors import CrawlmillError, InputError, StorageError, UsageError
+from pipeline.mixing.options import parse_mix
 from pipeline.tables import TOKEN_DOCUMENTS
 from pipeline.tokenizer.encoding import Encoded, Encoder
 from pipeline.tokenizer.files import TokenizerFile, load
@@ -471,6 +473,37 @@ def test_a_full_check_of_a_folder_sees_what_sizes_do_not_show(whole: Path, tmp_p
     assert next(checks)["documents"] == 120 and next(checks)["documents"] == 0
     with pytest.raises(ShardError, match=r"docs\.parquet is not what was written"):
         next(checks)
+
+
+MIX = """
+name: two
+seed: 3
+sources: {a: a, b: b}
+phases:
+  - {name: early, tokens: 3001, weights: {a: 1, b: 1}}
+  - {name: late, tokens: 1500, weights: {a: 2, b: 1}}
+"""
+
+
+def test_a_mix_is_checked_and_its_tokens_are_found(tokenizer: TokenizerFile, tmp_path: Path) -> None:
+    for seed, name in enumerate("ab", 30):
+        path = parquet(tmp_path / f"{name}.parquet", texts_of(60, seed))
+        tokenise([path], str(tmp_path / name), tokenizer, source=name)
+    mix(parse_mix(MIX), str(tmp_path / "mixed"), tmp_path)
+    shards = list(verified(str(tmp_path / "mixed")))
+    assert sum(shard["tokens"] for shard in shards) == 4501
+    for folder in ("early/a", "late/b"):
+        shard = TokenStore.open(tmp_path / "mixed" / folder).shards[0]
+        for n in (0, 400, len(shard.tokens) - 1):
+            place = where(str(tmp_path / "mixed"), f"{folder}/0", n)
+            assert place == where(str(tmp_path / "mixed" / folder), "0", n)._replace(shard=place.shard)
+            assert place.row["source"] == folder[-1] and place.token == shard.tokens[n]
+            origin = TokenStore.open(tmp_path / folder[-1]).shards[0][place.row["document"]]
+            assert origin[place.position] == place.token
+    path = tmp_path / "mixed" / "early" / "a" / "shard-00000.bin"
+    path.write_bytes(path.read_bytes()[:-2] + b"\x07\x00")
+    with pytest.raises(ShardError, match="is not what was written"):
+        list(verified(str(tmp_path / "mixed")))
 
 
 def test_the_commands(
