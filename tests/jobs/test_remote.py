@@ -164,7 +164,7 @@ def in_process(recipe: Recipe, archive: str, output: str) -> Run:
     with opened.folder.lock():
         opened.folder.sweep()
         for task in opened.tasks:
-            extract.ExtractPart(opened.folder.path, recipe)(task)
+            extract.ExtractPart(opened.folder.path, recipe)(extract.Work(task, opened.files(task)))
             annotate.AnnotatePart(opened.folder.path, recipe)(task.part)
         score.score(None, opened)
         deduplicate.deduplicate(None, opened)
