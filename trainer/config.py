@@ -7,10 +7,11 @@ their source beside them.
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -183,10 +184,14 @@ class Config:
 
     @property
     def digest(self) -> str:
-        """Digest of all that the trained numbers depend on: not where they are written, logged or how often saved."""
+        """Digest of what a run must not change on its way: not where things lie, are logged or how often saved, nor what is
+        changed to get on with a run, on how many ranks it computes, in how small pieces, and what the guard lets through.
+        The plan has a digest of its own, of the data themselves."""
         body = dataclasses.asdict(self)
-        for key in ("name", "out", "log", "checkpoint", "device"):
+        for key in ("name", "out", "log", "checkpoint", "device", "guard", "parallel", "micro_tokens", "deterministic"):
             del body[key]
+        for key in ("path", "sources", "held_out", "prefetch", "verify"):
+            del body["data"][key]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -216,7 +221,11 @@ def load(path: str | Path, changes: Sequence[str] = ()) -> Config:
         key, sign, value = change.partition("=")
         if not sign:
             raise ConfigError(f"--set {change!r}: write KEY=VALUE, such as optim.lr=3e-4")
-        _put(body, key.split("."), yaml.safe_load(value), change)
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {change}: {value!r} is no value: {getattr(error, 'problem', error)}") from None
+        _put(body, key.split("."), parsed, change)
     return from_mapping(body, where)
 
 
@@ -245,12 +254,31 @@ def _put(body: dict[str, Any], keys: list[str], value: Any, change: str) -> None
 
 
 def _toml_line(text: str, keys: tuple[Any, ...]) -> int:
-    """The line of the last key's assignment, by its name: TOML's parser gives no places."""
-    named = [str(key) for key in keys if not isinstance(key, int)]
+    """The line of an assignment, or of the section that it is missing from; 0 if unknown. TOML's parser gives no places."""
+    section: tuple[Any, ...] = ()
+    counts: dict[tuple[Any, ...], int] = {}
+    best = 0
     for number, line in enumerate(text.splitlines(), 1):
-        if named and line.split("=")[0].strip().strip('"') in (named[-1], ".".join(named)):
+        bare = line.split("#")[0].strip()
+        if bare.startswith("["):
+            section = tuple(part.strip().strip('"') for part in bare.strip("[]").split("."))
+            if bare.startswith("[["):
+                counts[section] = counts.get(section, -1) + 1
+            # phase.lr below the second [[phase]] is phase, 1, lr.
+            section = tuple(
+                item
+                for n, part in enumerate(section)
+                for item in ((part, counts[section[: n + 1]]) if section[: n + 1] in counts else (part,))
+            )
+            found = section
+        else:
+            name = bare.split("=")[0].strip() if "=" in bare else ""
+            found = (*section, *(part.strip().strip('"') for part in name.split("."))) if name else ()
+        if found and found == keys:
             return number
-    return 0
+        if found and found == keys[: len(found)]:
+            best = number
+    return best
 
 
 def _build(kind: Any, body: Any, keys: tuple[Any, ...], where: Any) -> Any:
@@ -260,6 +288,7 @@ def _build(kind: Any, body: Any, keys: tuple[Any, ...], where: Any) -> Any:
     types_of = typing.get_type_hints(kind)
     values = {}
     for key, value in body.items():
+        key = "on" if key is True else key  # as which YAML 1.1 reads it
         if key not in known:
             raise ConfigError(
                 f"{where((*keys, key))}: unknown key {_name((*keys, key))!r}{nearest(str(key), known)}; "
@@ -322,7 +351,7 @@ def _scalar(kind: type, value: Any, keys: tuple[Any, ...], where: Any) -> Any:
                 value = float(text[:-1] if factor > 1 else text) * factor
             except ValueError:
                 raise wrong from None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise wrong
         if kind is int and value != int(value):
             raise wrong
@@ -349,22 +378,45 @@ def _check(config: Config) -> None:
     for section, names in (
         (model, ("layers", "width", "heads", "kv_heads", "head_dim")),
         (data, ("seq_len", "batch_tokens", "prefetch")),
+        (config.guard, ("window", "least_history", "skips", "rise_steps")),
         (config.checkpoint, ("every", "keep")),
+        (config.parallel, ("tensor",)),
         (config.log, ("every",)),
     ):
         for name in names:
             kind = type(section).__name__.lower()
             refuse(getattr(section, name) < 1, f"{kind}.{name} must be 1 or more, not {getattr(section, name)}")
+    not_below: tuple[tuple[Any, tuple[str, ...]], ...] = (
+        (config, ("micro_tokens",)),
+        (model, ("ffn", "vocab_size", "init_std")),
+        (config.optim, ("weight_decay", "eps", "z_loss")),
+        (config.guard, ("margin", "rollbacks")),
+        (config.checkpoint, ("permanent", "healthy")),
+        (config.parallel, ("shard",)),
+        (config.log, ("evaluate", "evaluate_tokens", "hour_price", "watts")),
+    )
+    for section, names in not_below:
+        for name in names:
+            kind = "" if section is config else f"{type(section).__name__.lower()}."
+            refuse(getattr(section, name) < 0, f"{kind}{name} must not be below 0, it is {getattr(section, name)}")
     refuse(
         model.heads % model.kv_heads != 0,
         f"model.heads ({model.heads}) must be a multiple of kv_heads ({model.kv_heads})",
     )
     refuse(model.head_dim % 2 != 0, f"model.head_dim ({model.head_dim}) must be even: rotary positions turn pairs")
-    refuse(config.optim.lr <= 0, f"optim.lr must be above 0, not {config.optim.lr}")
+    for name in ("lr", "muon_lr", "clip"):
+        value = getattr(config.optim, name)
+        refuse(value <= 0, f"optim.{name} must be above 0, not {value}")
+    for value in config.optim.betas:
+        refuse(not 0 <= value < 1, f"optim.betas are at least 0 and below 1, not {value}")
     refuse(not 0 <= data.held_out_share < 1, f"data.held_out_share is a share below 1, not {data.held_out_share}")
+    refuse(data.max_epochs <= 0, f"data.max_epochs must be above 0, not {data.max_epochs}")
     called = [phase.name for phase in config.phase]
     refuse(len(set(called)) < len(called), f"two phases have one name: {', '.join(called)}")
     for phase in config.phase:
+        _check_phase(phase, refuse)
+    # Without phases of its own a run has those of its data, or one over all of them.
+    for phase in config.phase or (Phase("pretrain"),):
         length = phase.seq_len or data.seq_len
         batch = phase.batch_tokens or data.batch_tokens
         refuse(
@@ -372,5 +424,12 @@ def _check(config: Config) -> None:
             f"phase {phase.name!r}: batch_tokens ({batch:,}) must be a multiple of seq_len ({length:,}); "
             f"the nearest is {max(1, round(batch / length)) * length:,}",
         )
-        refuse(any(share < 0 for share in phase.mix.values()), f"phase {phase.name!r}: a share of its mix is below 0")
-        refuse(phase.lr.start < 0 or phase.lr.end < 0, f"phase {phase.name!r}: a factor of its lr is below 0")
+
+
+def _check_phase(phase: Phase, refuse: Callable[[bool, str], None]) -> None:
+    for name in ("tokens", "seq_len", "batch_tokens"):
+        value = getattr(phase, name)
+        refuse(value is not None and value < 1, f"phase {phase.name!r}: {name} must be 1 or more, not {value}")
+    refuse(any(share < 0 for share in phase.mix.values()), f"phase {phase.name!r}: a share of its mix is below 0")
+    refuse(phase.lr.start < 0 or phase.lr.end < 0, f"phase {phase.name!r}: a factor of its lr is below 0")
+    refuse(phase.lr.warmup < 0, f"phase {phase.name!r}: lr.warmup is below 0 tokens")
