@@ -150,8 +150,10 @@ class Usage:
 
     def _unused(self) -> Iterator[int]:
         special = set(self.tokenizer.special.values())
-        unused = (int(token) for token in np.flatnonzero(self.counts == 0) if int(token) not in special)
-        yield from (token for token, _ in zip(unused, range(EXAMPLES), strict=False))
+        unused = [int(token) for token in np.flatnonzero(self.counts == 0) if int(token) not in special]
+        # That control characters and bytes that UTF-8 never has are unused says nothing: they come last.
+        known = self.tokenizer.token_bytes
+        yield from sorted(unused, key=lambda t: (known is not None and len(known[t]) == 1, t))[:EXAMPLES]
 
     def _longest(self) -> list[int]:
         known = self.tokenizer.token_bytes
