@@ -25,7 +25,7 @@ from jobs.store import RunFolder
 from jobs.token_inputs import Inputs, TokenShard, digest_of, open_inputs
 from jobs.token_shards import ShardWriter, check_extras
 from pipeline.errors import CrawlmillError, InputError, StorageError, UsageError
-from pipeline.mixing.options import Mix, load_mix
+from pipeline.mixing.options import HELD_OUT, Mix, load_mix
 from pipeline.mixing.plan import Plan, check_values, counts_of, make_plan
 from pipeline.mixing.strata import Strata, strata_of
 from pipeline.mixing.stream import (
@@ -173,7 +173,8 @@ class Shuffle:
 
     def folder_of(self, phase: str, source: str) -> str:
         """Where what a phase takes of a source goes."""
-        return f"{phase}/{'all' if self.planned.mix.shards == 'phase' else source}"
+        interleaved = self.planned.mix.shards == "phase" and phase != HELD_OUT
+        return f"{phase}/{'all' if interleaved else source}"
 
     @cached_property
     def tokens(self) -> dict[str, int]:
@@ -446,6 +447,7 @@ def _schedule(shuffle: Shuffle, folder: RunFolder) -> dict[str, Any]:
             sums[0] += found["documents"]
             sums[1] += found["tokens"]
     phases: list[dict[str, Any]] = []
+    held_out: dict[str, Any] = {}
     rows = ready.plan.rows()
     for phase in ready.plan.phases:
         sources = {}
@@ -461,13 +463,19 @@ def _schedule(shuffle: Shuffle, folder: RunFolder) -> dict[str, Any]:
             facts = {name: row[name] for name in ("tokens", "documents", "epochs", "unique_share")}
             sources[row["source"]] = {"folder": at, **facts}
         shares = {name: facts["tokens"] / phase.tokens for name, facts in sources.items()}
-        phases.append({"name": phase.name, "tokens": phase.tokens, "mix": shares, "sources": sources})
+        if phase.name == HELD_OUT:
+            held_out = {
+                name: {key: of[key] for key in ("folder", "tokens", "documents")} for name, of in sources.items()
+            }
+        else:
+            phases.append({"name": phase.name, "tokens": phase.tokens, "mix": shares, "sources": sources})
     return {
         "format": 1,
         "name": ready.mix.name,
         "seed": ready.mix.seed,
         "tokenizer": ready.inputs.tokenizer,
         "phases": phases,
+        "held_out": held_out,
     }
 
 

@@ -92,7 +92,8 @@ def verified(folder: str) -> Iterator[dict[str, Any]]:
     schedule = RunFolder(folder).read_json("schedule.json")
     folders = [root]
     if schedule is not None:
-        named = [entry["folder"] for phase in schedule["phases"] for entry in phase["sources"].values()]
+        sources = [phase["sources"] for phase in schedule["phases"]] + [schedule.get("held_out", {})]
+        named = [entry["folder"] for of in sources for entry in of.values()]
         folders = [root / name for name in dict.fromkeys(named)]
     for each in folders:
         store = TokenStore.open(each)

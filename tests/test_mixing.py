@@ -193,6 +193,29 @@ def test_phases_take_consecutive_stretches_of_a_stratum() -> None:
             at[draw.source, draw.stratum] = draw.end
 
 
+def test_what_is_held_out_comes_in_no_phase_and_whole() -> None:
+    shards = {"web": [documents(2000, 1), documents(500, 3)], "wiki": [documents(300, 2)]}
+    mix = parse_mix("held_out: 0.1\n" + TWO)
+    done = carry_out(mix, shards)
+    assert [phase.name for phase in done.plan.phases] == ["pretrain", "anneal", "held_out"]
+    ids: list[set[str]] = [set(), set(), set()]
+    for (name, phase, epoch, first, n_tokens, _), times in done.taken().items():
+        ids[phase].add(name)
+        if phase == 2:
+            assert (epoch, first, times) == (0, 0, 1)
+            table = next(t for tables in shards.values() for t in tables if name in set(t.column("id").to_pylist()))
+            row = table.column("id").to_pylist().index(name)
+            assert n_tokens == table.column("n_tokens")[row].as_py()
+    assert not ids[2] & (ids[0] | ids[1])
+    assert 0.08 * 2800 < len(ids[2]) < 0.12 * 2800
+    assert [phase.tokens for phase in done.plan.phases[:2]] == [phase.tokens for phase in mix.phases]
+    again = carry_out(parse_mix("held_out: 0.2\n" + TWO), shards)
+    held = {name for (name, phase, *_) in again.taken() if phase == 2}
+    assert ids[2] < held  # a larger share keeps what a smaller one kept
+    with pytest.raises(RecipeError, match="name the phase otherwise"):
+        parse_mix(TWO.replace("name: anneal", "name: held_out"))
+
+
 def test_edges_are_found_where_few_documents_share_a_bin(monkeypatch: pytest.MonkeyPatch) -> None:
     mix = parse_mix("{name: x, sources: {web: w}, phases: [{name: a, tokens: 9999, weights: {web: 1}}]}")
     web = documents(3000, 4)

@@ -260,7 +260,8 @@ def _expected(folder: Path) -> dict[str, Any]:
         raise ShardError(f"{root} is not finished; run the same `crawlmill mix` command again")
     own = folder.resolve().relative_to(root).as_posix()
     # Where the sources of a phase are interleaved, all of them name the one folder.
-    entries = [e for phase in schedule["phases"] for e in phase["sources"].values() if e["folder"] == own]
+    named = [phase["sources"] for phase in schedule["phases"]] + [schedule.get("held_out", {})]
+    entries = [entry for sources in named for entry in sources.values() if entry["folder"] == own]
     if not entries:
         raise ShardError(f"{root / 'schedule.json'} does not name {own}; make the mix again")
     return {

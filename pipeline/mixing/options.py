@@ -25,6 +25,9 @@ MOST_TOKENS = 10**17
 DEFAULT = "default"
 """Key of the weight of all values that are not named."""
 
+HELD_OUT = "held_out"
+"""What stands beside the phases for documents that none of them takes."""
+
 NULL = "null"
 """Key of the weight of documents without a value."""
 
@@ -99,6 +102,7 @@ class Phase(Options):
 class Mix(Options):
     """A mix file. `sources` names token folders, relative to the file; several are joined.
 
+    `held_out`: the share of each source's documents that no phase takes, and that are written apart to be evaluated on.
     `max_epochs`: how often a document may come at most, all phases together; or by source, with `default` for the others.
     `shard_tokens`: tokens of a shard of the output, about. `shards: phase` interleaves the sources of a phase.
     """
@@ -106,6 +110,7 @@ class Mix(Options):
     name: Name
     description: str = ""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    held_out: float = Field(default=0, ge=0, lt=1)
     max_epochs: Epochs | dict[str, Epochs] = 4.0
     shard_tokens: Count = 100_000_000
     shards: Literal["source", "phase"] = "source"
@@ -218,6 +223,8 @@ def _problems(mix: Mix) -> Iterator[tuple[tuple[Any, ...], str]]:
         # Two names that differ in case only are one folder on some disks.
         if phase.name.lower() in names:
             yield (*here, "name"), f"a phase before it is named {phase.name!r}, too"
+        if phase.name.lower() == HELD_OUT:
+            yield (*here, "name"), f"{HELD_OUT!r} is what is kept from all phases; name the phase otherwise"
         names.add(phase.name.lower())
         yield from _unknown_limits(mix, phase.max_epochs, (*here, "max_epochs"))
         for name in phase.weights:

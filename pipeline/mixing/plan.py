@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.errors import UsageError
-from pipeline.mixing.options import Mix, Phase
+from pipeline.mixing.options import HELD_OUT, Mix, Phase
 from pipeline.mixing.strata import Strata
 from pipeline.yaml_files import nearest
 
@@ -87,7 +87,7 @@ class PhasePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All phases of a mix, and what each source holds."""
+    """All phases of a mix, and what each source holds. What is held out is one more phase, the last, named HELD_OUT."""
 
     phases: tuple[PhasePlan, ...]
     held: dict[str, Count]
@@ -195,8 +195,21 @@ def make_plan(mix: Mix, strata: Mapping[str, Strata], counts: Counts) -> Plan:
                     held, label = counts[name][stratum], strata[name].labels[stratum]
                     draws.append(Draw(name, stratum, label, weight, held, begin, begin + tokens))
         phases.append(PhasePlan(phase.name, tuple(draws)))
+    if mix.held_out and (kept_back := _kept_back(strata, counts)):
+        phases.append(PhasePlan(HELD_OUT, kept_back))
     sums = {name: Count(sum(c.documents for c in of), sum(c.tokens for c in of)) for name, of in counts.items()}
     return Plan(tuple(phases), sums)
+
+
+def _kept_back(strata: Mapping[str, Strata], counts: Counts) -> tuple[Draw, ...]:
+    """What no phase takes, whole and once."""
+    draws = []
+    for name, of in strata.items():
+        last = len(of) - 1
+        held = counts[name][last]
+        if held.tokens:
+            draws.append(Draw(name, last, of.labels[last], Fraction(1), held, 0, held.tokens))
+    return tuple(draws)
 
 
 class _Split(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
-from math import prod
+from math import floor, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RecipeError
-from pipeline.mixing.options import DEFAULT, NULL, RANGED, Mix, Range, Within, exact, ranges
+from pipeline.mixing.options import DEFAULT, HELD_OUT, NULL, RANGED, Mix, Range, Within, exact, ranges
+from pipeline.mixing.scramble import mix64, salt
 
 MOST_STRATA = 2_000
 """Strata of a source at most: each costs 64 KB wherever documents are counted."""
@@ -116,6 +117,9 @@ class Strata:
     cells: np.ndarray
     weights: tuple[tuple[Weight, ...], ...]
     labels: tuple[str, ...]
+    kept_back: int = 0
+    """Of 2^64 keys, those whose documents are the last stratum, which no phase takes."""
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -126,11 +130,15 @@ class Strata:
         return [feature.feature for feature in self.features]
 
     def of(self, documents: pa.Table) -> np.ndarray:
-        """The stratum of each document (schema TOKEN_DOCUMENTS, at least `columns`): int64."""
+        """The stratum of each document (schema TOKEN_DOCUMENTS, at least `key` and `columns`): int64."""
         cells = np.zeros(documents.num_rows, np.int64)
         for feature in self.features:
             cells = cells * feature.n_classes + feature.codes(documents.column(feature.feature))
-        return self.cells[cells]
+        found = self.cells[cells]
+        if self.kept_back:
+            draws = mix64(documents.column("key").to_numpy() ^ salt(self.seed, HELD_OUT))
+            found = np.where(draws < np.uint64(self.kept_back), len(self) - 1, found)
+        return found
 
 
 def strata_of(mix: Mix, source: str) -> Strata:
@@ -173,7 +181,11 @@ def strata_of(mix: Mix, source: str) -> Strata:
             "fewer different weights"
         )
     labels = tuple(_label(features, codes) for codes in held)
-    return Strata(source, tuple(features), np.array(cells, np.int64), tuple(vectors), labels)
+    kept_back = floor(exact(mix.held_out) * 2**64)
+    if kept_back:
+        vectors.append((Fraction(0),) * len(mix.phases))
+        labels = (*labels, "held out")
+    return Strata(source, tuple(features), np.array(cells, np.int64), tuple(vectors), labels, kept_back, mix.seed)
 
 
 def _times(weights: Sequence[Weight]) -> Weight:

@@ -5,7 +5,6 @@ Places are found by halving the search: counts over bins of the permutation, of 
 until the documents that are left can be looked at.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.mixing.plan import Draw, Plan
+from pipeline.mixing.scramble import GOLDEN, mix64, salt
 from pipeline.mixing.strata import Named, Strata
 
 BIN_BITS = 12
@@ -27,22 +27,6 @@ FEW = 20_000
 
 _MOST_BITS = 48
 """A bin is not divided further: what is left in it then has one key."""
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def mix64(values: np.ndarray) -> np.ndarray:
-    """A one-to-one scrambling of 64-bit numbers (uint64): the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
-    values = values + _GOLDEN
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def salt(seed: int, *purpose: str) -> np.uint64:
-    """A number of its own for each seed and purpose."""
-    text = "\x1f".join((str(seed), *purpose))
-    return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
 
 
 def places(keys: np.ndarray, seed: int) -> np.ndarray:
@@ -282,7 +266,7 @@ def select(documents: pa.Table, strata: Strata, plan: Plan, edges: Edges, seed: 
 
 def _positions(draws: np.ndarray, copy: np.ndarray, copies: np.ndarray) -> np.ndarray:
     slot = np.uint64(2**64 - 1) // copies
-    return copy * slot + mix64(draws + copy * _GOLDEN) // copies
+    return copy * slot + mix64(draws + copy * GOLDEN) // copies
 
 
 def _reach(

@@ -63,6 +63,7 @@ benchmarks:
 MIX = """\
 name: sample
 seed: 1
+held_out: 0.02
 sources:
   web: ../tokens
 phases:

@@ -16,6 +16,7 @@ import jobs.mix as job
 from jobs.mix import mix, plan_mix
 from jobs.session import session
 from jobs.store import RunFolder
+from jobs.token_folders import verified
 from pipeline.errors import CrawlmillError, InputError, StorageError, UsageError
 from pipeline.mixing.options import Mix, parse_mix
 from pipeline.tables import MIXED_DOCUMENTS, TOKEN_DOCUMENTS
@@ -226,6 +227,25 @@ def test_phases_can_be_one_stream(prepared: Path, mixed: Path, tmp_path: Path) -
         for name, facts in one["sources"].items():
             assert facts == {**other["sources"][name], "folder": f"{one['name']}/all"}
             assert tokens[names == name].sum() == facts["tokens"]
+
+
+def test_what_is_held_out_is_a_store_for_each_source(prepared: Path, tmp_path: Path) -> None:
+    mix(parse_mix(TEXT + "shards: phase\nheld_out: 0.1\n"), str(tmp_path / "out"), prepared)
+    schedule = json.loads((tmp_path / "out" / "schedule.json").read_text())
+    assert [phase["name"] for phase in schedule["phases"]] == ["pretrain", "anneal"]
+    trained = {name for phase in ("pretrain", "anneal") for name in _ids(tmp_path / "out" / phase / "all")}
+    for name, facts in schedule["held_out"].items():
+        store = TokenStore.open(tmp_path / "out" / facts["folder"], verify=True)
+        assert facts == {"folder": f"held_out/{name}", "tokens": store.n_tokens, "documents": store.n_documents}
+        ids = _ids(tmp_path / "out" / facts["folder"])
+        assert len(ids) == store.n_documents > 5 and not {*ids} & trained
+    assert [*schedule["held_out"]] == ["web", "wiki"]
+    shards = [manifest["tokens"] for manifest in verified(str(tmp_path / "out"))]
+    assert sum(shards) == 13_001 + sum(facts["tokens"] for facts in schedule["held_out"].values())
+
+
+def _ids(folder: Path) -> list[str]:
+    return documents_of(folder).column("id").to_pylist()
 
 
 def test_wide_tokens_and_joined_folders(prepared: Path, tmp_path: Path) -> None:
