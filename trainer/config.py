@@ -375,30 +375,26 @@ def _check(config: Config) -> None:
         if wrong:
             raise ConfigError(message)
 
-    for section, names in (
-        (model, ("layers", "width", "heads", "kv_heads", "head_dim")),
-        (data, ("seq_len", "batch_tokens", "prefetch")),
-        (config.guard, ("window", "least_history", "skips", "rise_steps")),
-        (config.checkpoint, ("every", "keep")),
-        (config.parallel, ("tensor",)),
-        (config.log, ("every",)),
-    ):
-        for name in names:
-            kind = type(section).__name__.lower()
-            refuse(getattr(section, name) < 1, f"{kind}.{name} must be 1 or more, not {getattr(section, name)}")
-    not_below: tuple[tuple[Any, tuple[str, ...]], ...] = (
-        (config, ("micro_tokens",)),
-        (model, ("ffn", "vocab_size", "init_std")),
-        (config.optim, ("weight_decay", "eps", "z_loss")),
-        (config.guard, ("margin", "rollbacks")),
-        (config.checkpoint, ("permanent", "healthy")),
-        (config.parallel, ("shard",)),
-        (config.log, ("evaluate", "evaluate_tokens", "hour_price", "watts")),
+    sections: tuple[tuple[Any, int, str], ...] = (
+        (model, 1, "layers width heads kv_heads head_dim"),
+        (data, 1, "seq_len batch_tokens prefetch"),
+        (config.guard, 1, "window least_history skips rise_steps"),
+        (config.checkpoint, 1, "every keep"),
+        (config.parallel, 1, "tensor"),
+        (config.log, 1, "every"),
+        (config, 0, "micro_tokens"),
+        (model, 0, "ffn vocab_size init_std"),
+        (config.optim, 0, "weight_decay eps z_loss"),
+        (config.guard, 0, "margin rollbacks"),
+        (config.checkpoint, 0, "permanent healthy"),
+        (config.parallel, 0, "shard"),
+        (config.log, 0, "evaluate evaluate_tokens hour_price watts"),
     )
-    for section, names in not_below:
-        for name in names:
+    for section, least, names in sections:
+        for name in names.split():
+            value = getattr(section, name)
             kind = "" if section is config else f"{type(section).__name__.lower()}."
-            refuse(getattr(section, name) < 0, f"{kind}{name} must not be below 0, it is {getattr(section, name)}")
+            refuse(value < least, f"{kind}{name} must be {least} or more, not {value}")
     refuse(
         model.heads % model.kv_heads != 0,
         f"model.heads ({model.heads}) must be a multiple of kv_heads ({model.kv_heads})",

@@ -177,7 +177,7 @@ def test_files_that_are_no_configs_are_refused(tmp_path: Path) -> None:
         ({"model": {"layers": 0}}, "model.layers must be 1 or more"),
         ({"model": {"heads": 6, "kv_heads": 4}}, r"heads \(6\) must be a multiple of kv_heads \(4\)"),
         ({"model": {"head_dim": 33}}, "must be even"),
-        ({"model": {"vocab_size": -1}}, "model.vocab_size must not be below 0"),
+        ({"model": {"vocab_size": -1}}, "model.vocab_size must be 0 or more, not -1"),
         ({"optim": {"lr": 0}}, "optim.lr must be above 0"),
         ({"optim": {"clip": 0}}, "optim.clip must be above 0"),
         ({"optim": {"betas": [0.9, 1.0]}}, "betas are at least 0 and below 1"),
@@ -196,7 +196,7 @@ def test_files_that_are_no_configs_are_refused(tmp_path: Path) -> None:
         ({"log": {"every": 0}}, "log.every must be 1 or more"),
         ({"parallel": {"tensor": 0}}, "parallel.tensor must be 1 or more"),
         ({"guard": {"window": 0}}, "guard.window must be 1 or more"),
-        ({"micro_tokens": -1}, "micro_tokens must not be below 0"),
+        ({"micro_tokens": -1}, "micro_tokens must be 0 or more"),
     ],
 )
 def test_values_that_cannot_be_are_refused(body: dict[str, Any], message: str) -> None:
