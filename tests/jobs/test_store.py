@@ -1,6 +1,7 @@
 """The run folder: atomic writes, clear errors, one run at a time."""
 
 import errno
+import hashlib
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.store import RunFolder
+from jobs.store import RunFolder, _upload
 from pipeline.errors import StorageError, UsageError
 
 TABLE = pa.table({"a": [1, 2, 3]})
@@ -116,3 +117,35 @@ def test_rows_by_value_are_read_from_the_groups_that_hold_them(tmp_path: Path) -
         assert rows.equals(table.filter(pa.array(np.isin(keys, wanted))))
     folder.write_table("empty.parquet", table.slice(0, 0))
     assert folder.read_rows("empty.parquet", "key", keys[:3], ["key"]).num_rows == 0
+
+
+def test_a_file_written_piece_by_piece_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.create("a.bin") as sink:
+        for piece in (b"one", memoryview(b""), bytearray(b" two")):
+            sink.write(piece)
+        assert not (tmp_path / "a.bin").exists() and sink.tell() == 7
+    assert (tmp_path / "a.bin").read_bytes() == b"one two"
+    assert sink.facts == {"bytes": 7, "sha256": hashlib.sha256(b"one two").hexdigest()}
+    with pytest.raises(ZeroDivisionError), folder.create("b.bin") as sink:
+        sink.write(b"half")
+        _ = 1 / 0
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_an_upload_that_fails_is_given_up_and_not_completed() -> None:
+    class Upload:
+        closed, events = False, ""
+
+        def discard(self) -> None:
+            self.events += "discarded"
+
+        def close(self) -> None:
+            self.events += "closed"
+
+    good, bad = Upload(), Upload()
+    with _upload(good):
+        pass
+    with pytest.raises(ZeroDivisionError), _upload(bad):
+        _ = 1 / 0
+    assert (good.events, bad.events, bad.closed) == ("closed", "discarded", True)
