@@ -1,0 +1,523 @@
+"""Checkpoints of a run: written beside the training, whole or not at all, and read by any number of ranks.
+
+A checkpoint is a folder `step-00000500`: the tensors as PyTorch's distributed checkpoint (each rank writes what only it
+has), `state.json`, and `manifest.json` with the SHA-256 of every file. It is written under a hidden name and renamed once
+the data of all ranks are on the disk, so what has a name that counts is complete. `good` in it says that the run stayed
+healthy long enough after it to come back to it.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from pipeline.errors import StorageError
+from trainer import config
+from trainer.optim import Optimizer
+from trainer.parallel import World
+
+FORMAT = 1
+MANIFEST, STATE, GOOD = "manifest.json", "state.json", "good"
+THREADS = 4
+"""Files that a rank writes and hashes at one time, where it has much to write."""
+
+MUCH = 256 * 2**20
+"""Bytes on a rank above which one file becomes several."""
+
+_NAME = re.compile(r"step-(\d{8,})")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class CheckpointError(StorageError):
+    """A checkpoint that cannot be written, or cannot be read: names it, says why, and which other can be used."""
+
+
+class Saved(NamedTuple):
+    """How a save ended. `stall` is the time that training stood still for it, `seconds` the time until all was on the disk;
+    `error` is set where nothing was saved."""
+
+    step: int
+    path: Path
+    bytes: int
+    stall: float
+    seconds: float
+    error: CheckpointError | None = None
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every rank makes one and calls `save`, `wait`, `load` and `close` in step with the others.
+
+    `about` is written into each manifest: what the run is made of (digests of config, plan and tokenizer). Making one puts
+    away what a killed run left half written, so a folder belongs to one run at a time.
+    """
+
+    def __init__(
+        self, folder: Path | str, options: config.Checkpoint, world: World, about: Mapping[str, Any] | None = None
+    ) -> None:
+        self.folder, self.options, self.world = Path(folder), options, world
+        self.about = dict(about or {})
+        # Of its own: a save talks to the other ranks from its thread while training does so from the main one.
+        self._group = dist.new_group(backend="gloo")
+        self._thread: threading.Thread | None = None
+        self._pending: list[Saved] = []
+        self._ended: list[Saved] = []
+        self._stager: DefaultStager | None = None
+        self._together(self._sweep, "the folder of checkpoints cannot be used")
+
+    # Writing
+
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: Optimizer,
+        extra: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+        asynchronous: bool | None = None,
+    ) -> Saved | None:
+        """Saves all that a run consists of: parameters, moments, `extra` tensors (the same on all ranks), `state` (JSON).
+
+        Asynchronous (as configured, unless told), it returns once the tensors are copied to main memory; how it ended comes
+        from `poll` or `wait`. Otherwise it returns when all is on the disk, and raises CheckpointError where that failed.
+        A save that is still under way is finished first.
+        """
+        began = time.perf_counter()
+        asynchronous = self.options.asynchronous if asynchronous is None else asynchronous
+        self._join()
+        text = json.dumps(dict(state), sort_keys=True)
+        tensors = _tensors(model, optimizer, extra)
+        if asynchronous:
+            tensors = self._staged(tensors)
+            stall = time.perf_counter() - began
+            self._thread = threading.Thread(
+                target=self._write, args=(step, tensors, text, began, stall), daemon=True, name="checkpoint"
+            )
+            self._thread.start()
+            return None
+        self._write(step, tensors, text, began, None)
+        done = self._pending.pop()
+        if done.error is not None:
+            raise done.error
+        return done
+
+    def poll(self) -> Saved | None:
+        """A save that has ended since the last look, or None. Its `error` says once that it failed; earlier ones remain."""
+        if self._thread is not None and not self._thread.is_alive():
+            self._join()
+        return self._ended.pop(0) if self._ended else None
+
+    def wait(self) -> Saved | None:
+        """As `poll`, but waits for a save that is under way."""
+        self._join()
+        return self.poll()
+
+    def close(self) -> None:
+        """Waits for a save that is under way and gives the memory of copies back. Call before `parallel.stop`."""
+        self._join()
+        if self._stager is not None:
+            self._stager.close()
+            self._stager = None
+
+    def promote(self, step: int) -> None:
+        """Says that the run was healthy long enough after the checkpoints up to `step`: a rollback may return to them."""
+        if self.world.rank == 0:
+            for at, path in self.list():
+                if at <= step and not (path / GOOD).exists():
+                    (path / GOOD).touch()
+
+    def drop_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps: what a rollback has given up must not be resumed from."""
+        self._join()
+
+        def drop() -> None:
+            for at, path in self.list():
+                if at > step:
+                    _remove(path)
+
+        self._together(drop, "checkpoints that were given up cannot be removed")
+
+    # Reading
+
+    def list(self) -> Sequence[tuple[int, Path]]:
+        """Steps and folders of the complete checkpoints, oldest first."""
+        found = []
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                named = _NAME.fullmatch(path.name)
+                if named and (path / MANIFEST).exists():
+                    found.append((int(named[1]), path))
+        return sorted(found)
+
+    def latest(self, good: bool = False) -> Path | None:
+        """The newest checkpoint, or the newest that was promoted."""
+        paths = [path for _, path in self.list() if not good or (path / GOOD).exists()]
+        return paths[-1] if paths else None
+
+    def load(
+        self,
+        where: int | str | Path,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        extra: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Any]:
+        """Reads a checkpoint (a step of this run, or a folder) into the tensors given, in place, and returns its state.
+
+        How many ranks wrote it, and how they shared the model, does not matter. Raises CheckpointError where it is damaged
+        or of another model; the tensors are then as they were.
+        """
+        self._join()
+        path = self.folder / _name(where) if isinstance(where, int) else Path(where)
+        wrong = self._agreed(lambda: _damage(path, self.world.rank, self.world.size))
+        if wrong:
+            raise CheckpointError(f"checkpoint {path} cannot be used: {wrong[0]}; {self._instead(path)}")
+        tensors = _tensors(model, optimizer, extra or {})
+        wrong = self._agreed(lambda: _misfit(path, tensors))
+        if wrong:
+            raise CheckpointError(f"checkpoint {path} is not of this model: {wrong[0]}")
+        try:
+            dcp.load(tensors, storage_reader=dcp.FileSystemReader(path), process_group=self._group)
+        except (CheckpointException, OSError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"checkpoint {path} cannot be read: {_reason(error)}") from error
+        return json.loads((path / STATE).read_text(encoding="utf-8"))
+
+    # How it is done
+
+    def _staged(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copies in main memory, in buffers that are kept from save to save; pinned, where there is a GPU to copy from."""
+        if self._stager is None:
+            cuda = self.world.device.type == "cuda"
+            # Pinned, not shared, not in a thread, without a wait for each copy; the last one's name differs between versions.
+            self._stager = DefaultStager(StagingOptions(cuda, False, False, cuda))
+        return self._stager.stage(tensors)  # type: ignore[return-value]
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            self._ended.append(self._pending.pop())
+
+    def _write(self, step: int, tensors: dict[str, Tensor], state: str, began: float, stall: float | None) -> None:
+        """Writes one checkpoint and leaves in `_pending` how it ended. In a thread: nothing may be raised, and every rank
+        must come to every meeting, whatever happened to it before."""
+        path, draft = self.folder / _name(step), self.folder / f".{_name(step)}.tmp"
+        size = _bytes(tensors)
+        wrong = self._agreed(lambda: self._open(draft, size))
+        if not wrong:
+            wrong = self._agreed(lambda: self._put(draft, tensors, size))
+        hashes: dict[str, Any] = {}
+        if not wrong:
+            wrong = self._agreed(lambda: hashes.update(_hashes(draft, self.world.rank)))
+        if not wrong:
+            parts = self._gathered(hashes)
+            wrong = self._agreed(lambda: self._finish(step, draft, path, state, parts))
+        error = None
+        if wrong:
+            self._agreed(partial(self._clear, draft))
+            kept = self.latest()
+            error = CheckpointError(
+                f"checkpoint of step {step} was not saved: {wrong[0]}; "
+                + (f"the newest one is {kept.name}, and it is whole" if kept else "there is no earlier one")
+            )
+        seconds = time.perf_counter() - began
+        self._pending.append(Saved(step, path, size, seconds if stall is None else stall, seconds, error))
+
+    def _clear(self, draft: Path) -> None:
+        if self.world.rank == 0:
+            shutil.rmtree(draft, ignore_errors=True)  # what is left of it is swept up at the next start
+
+    def _open(self, draft: Path, size: int) -> str | None:
+        if self.world.rank:
+            return None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if draft.exists():
+            _remove(draft)
+        free = shutil.disk_usage(self.folder).free
+        if free < size + 2**20:
+            return _full(self.folder, size, free)
+        draft.mkdir()
+        return None
+
+    def _put(self, draft: Path, tensors: dict[str, Tensor], size: int) -> str | None:
+        try:
+            threads = THREADS if size / self.world.size > MUCH else 1
+            writer = dcp.FileSystemWriter(draft, thread_count=threads)
+            dcp.save(tensors, storage_writer=writer, process_group=self._group)
+        except (CheckpointException, OSError, RuntimeError) as error:
+            # The writer of tensors hides what the system said behind an error of its own.
+            if _is_full(error) or _no_room(draft, size):
+                return _full(self.folder, size, shutil.disk_usage(self.folder).free)
+            return _reason(error)
+        return None
+
+    def _finish(self, step: int, draft: Path, path: Path, state: str, parts: Sequence[Mapping[str, Any]]) -> str | None:
+        if self.world.rank:
+            return None
+        files = {name: entry for part in parts for name, entry in part.items()}
+        _write_text(draft / STATE, state)
+        files |= {name: _hash(draft / name) for name in (STATE, ".metadata")}
+        body = {
+            **self.about,
+            "format": FORMAT,
+            "step": step,
+            "ranks": self.world.size,
+            "torch": torch.__version__,
+            "files": dict(sorted(files.items())),
+        }
+        _write_text(draft / MANIFEST, json.dumps(body | {"sha256": _digest(body)}, indent=1, sort_keys=True))
+        _sync(draft)
+        old = self.folder / f".{path.name}.old"
+        if path.exists():  # of a stretch that was rolled back
+            path.rename(old)
+        draft.rename(path)
+        _sync(self.folder)
+        if old.exists():
+            _remove(old)
+        self._retain()
+        return None
+
+    def _retain(self) -> None:
+        """Removes what is not kept: not the newest, no permanent one, not the newest good one, and not the next that can
+        become good."""
+        known = self.list()
+        keep = {step for step, _ in known[-self.options.keep :]}
+        if self.options.permanent:
+            keep |= {step for step, _ in known if step % self.options.permanent == 0}
+        good = [step for step, path in known if (path / GOOD).exists()]
+        keep |= set(good[-1:])
+        keep |= set([step for step, _ in known if not good or step > good[-1]][:1])
+        for step, path in known:
+            if step not in keep:
+                _remove(path)
+
+    def _sweep(self) -> None:
+        """Puts away drafts; brings back the old one where a run was killed between taking it away and putting the new one."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if path.name.startswith(".step-") and path.suffix == ".old":
+                name = path.with_suffix("").name[1:]
+                if not (self.folder / name).exists():
+                    path.rename(self.folder / name)
+                    continue
+            if path.name.startswith(".") and path.suffix in (".tmp", ".old", ".gone"):
+                shutil.rmtree(path)
+
+    def _together(self, act: Callable[[], None], doing: str) -> None:
+        """Does something on the first rank while the others wait. Raises CheckpointError on all of them where it fails."""
+        wrong = self._agreed(lambda: act() if self.world.rank == 0 else None)  # type: ignore[func-returns-value]
+        if wrong:
+            raise CheckpointError(f"{self.folder}: {doing}: {wrong[0]}")
+
+    def _agreed(self, act: Callable[[], str | None]) -> Sequence[str]:
+        """What went wrong on any rank, the same on all. A meeting: nobody goes on before all are there."""
+        try:
+            said = act()
+        except OSError as error:
+            said = _full(self.folder, 0, 0) if _is_full(error) else _reason(error)
+        except Exception as error:  # told to every rank, and from there to the user
+            said = _reason(error)
+        return [f"rank {rank}: {s}" if self.world.size > 1 else s for rank, s in enumerate(self._gathered(said)) if s]
+
+    def _gathered(self, thing: Any) -> Sequence[Any]:
+        things = [None] * self.world.size
+        dist.all_gather_object(things, thing, group=self._group)
+        return things
+
+    def _instead(self, path: Path) -> str:
+        """What to use in its place: the newest older one that is whole."""
+        named = _NAME.fullmatch(path.name)
+        for step, other in reversed(self.list()):
+            if other.resolve() == path.resolve() or (named is not None and step > int(named[1])):
+                continue
+            if not self._agreed(partial(_damage, other, self.world.rank, self.world.size)):
+                return f"{other} is whole and can be used"
+        return "there is no older one that is whole"
+
+
+def manifest(path: Path | str) -> dict[str, Any]:
+    """The manifest of a checkpoint, `about` and the files among it. Raises CheckpointError where it is missing or damaged."""
+    path = Path(path)
+    try:
+        body = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        said = body.pop("sha256")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is no checkpoint: it has no {MANIFEST}") from error
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path / MANIFEST} cannot be read: {_reason(error)}") from error
+    if said != _digest(body):
+        raise CheckpointError(f"{path / MANIFEST} is not what was written: its SHA-256 differs")
+    if body["format"] != FORMAT:
+        raise CheckpointError(f"{path} is of format {body['format']}, this version reads {FORMAT}")
+    return body
+
+
+def _tensors(model: nn.Module, optimizer: Optimizer | None, extra: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors of a run under names that say nothing of how they are shared. Moments that do not exist yet are made, as
+    the optimisers would make them in their first step."""
+    out: dict[str, Tensor] = {}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        out[f"parameter.{name}"] = parameter.detach()
+    if optimizer is not None:
+        for group in optimizer.adam.param_groups:
+            for parameter in group["params"]:
+                state = optimizer.adam.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                    state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                for kind, tensor in state.items():
+                    out[f"adam.{names[id(parameter)]}.{kind}"] = tensor.detach()
+        for group in optimizer.muon.param_groups if optimizer.muon else []:
+            for parameter in group["params"]:
+                state = optimizer.muon.state[parameter]  # type: ignore[union-attr]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                out[f"muon.{names[id(parameter)]}.momentum"] = state["momentum"].detach()
+    for name, tensor in extra.items():
+        out[f"extra.{name}"] = tensor.detach()
+    return out
+
+
+def _misfit(path: Path, tensors: Mapping[str, Tensor]) -> str | None:
+    """In what a checkpoint differs from the tensors that are to be read, or None."""
+    try:
+        has = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    except (OSError, pickle.UnpicklingError, AttributeError, EOFError) as error:
+        return f"its list of tensors cannot be read: {_reason(error)}"
+    for name, tensor in tensors.items():
+        entry = has.get(name)
+        if not isinstance(entry, TensorStorageMetadata):
+            return f"it has no {name}"
+        if entry.size != tensor.shape:
+            return f"{name} is {tuple(entry.size)} in it and {tuple(tensor.shape)} here"
+    more = [name for name in has if name.startswith("parameter.") and name not in tensors]
+    return f"it has {more[0]}, which is not here" if more else None
+
+
+def _damage(path: Path, rank: int, size: int) -> str | None:
+    """What is wrong with this rank's share of a checkpoint's files, or None."""
+    try:
+        files = manifest(path)["files"]
+    except CheckpointError as error:
+        return str(error)
+    mine = sorted(files)[rank::size]
+    for name in mine:
+        try:
+            found = (path / name).stat().st_size
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+        if found != files[name]["bytes"]:
+            return f"{name} has {found:,} bytes, {files[name]['bytes']:,} were written"
+    with ThreadPoolExecutor(THREADS) as threads:
+        for name, entry in zip(mine, threads.map(lambda n: _hash(path / n), mine), strict=True):
+            if entry["sha256"] != files[name]["sha256"]:
+                return f"{name} is not what was written: its SHA-256 differs"
+    return None
+
+
+def _hashes(draft: Path, rank: int) -> dict[str, Any]:
+    """Those of the files that this rank wrote; read from the system's memory, seconds after they were written."""
+    paths = sorted(draft.glob(f"__{rank}_*"))
+    with ThreadPoolExecutor(THREADS) as threads:
+        return {path.name: entry for path, entry in zip(paths, threads.map(_hash, paths), strict=True)}
+
+
+def _hash(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": digest}
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of whole tensors: what all ranks together write."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Makes the names in a folder last through a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder; under another name first, so that half of it never counts."""
+    gone = path.with_name(f".{path.name.lstrip('.')}.gone")
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and all that led to it, on any rank."""
+    found, new = [], [error]
+    while new:
+        at = new.pop()
+        found.append(at)
+        if isinstance(at, CheckpointException):
+            new += [failure[0] for failure in at.failures.values()]
+        new += [cause for cause in (at.__cause__, at.__context__) if cause is not None and cause not in found]
+    return found
+
+
+def _is_full(error: BaseException) -> bool:
+    return any(isinstance(e, OSError) and e.errno in _FULL for e in _causes(error))
+
+
+def _reason(error: BaseException) -> str:
+    """One line."""
+    first = next((e for e in _causes(error) if not isinstance(e, CheckpointException)), error)
+    return " ".join(f"{type(first).__name__}: {first}".split())[:300]
+
+
+def _no_room(draft: Path, size: int) -> bool:
+    """Whether the disk cannot hold more of a checkpoint that was begun: asked for, it says so itself."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return False
+    rest = size - sum(path.stat().st_size for path in draft.iterdir())
+    try:
+        with (draft / "room").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, min(max(rest, 1), 2**26))
+    except OSError as error:
+        return _is_full(error)
+    return False
+
+
+def _full(folder: Path, size: int, free: int) -> str:
+    sizes = f" ({size / 1e9:,.3f} GB are needed, {free / 1e9:,.3f} are free)" if size else ""
+    return f"the disk of {folder} is full{sizes}: make room, or lower checkpoint.keep"
