@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer import config
+from trainer import bench, config
 from trainer.attention import scope
 from trainer.estimate import activations, estimate, memory, named, present
 from trainer.model import Decoder, flops_per_token, n_parameters
@@ -153,6 +153,36 @@ def test_a_gpu_whose_peak_is_not_known_is_refused_not_guessed() -> None:
         named("V900")
     assert named("H200").memory == 141 * 10**9 and named("NVIDIA A100-SXM4-80GB").flops == 312e12
     assert present("cpu").memory
+
+
+def test_the_bench_fills_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "SHAPES", {"small": replace(TINY, vocab_size=512)})
+    monkeypatch.setattr(bench, "STORE_TOKENS", 20_000)
+    monkeypatch.setattr(bench, "BATCH_TOKENS", {"cpu": 256})
+    monkeypatch.setattr(bench, "MICRO_TOKENS", {"cpu": (64, 256)})
+    monkeypatch.setattr(bench, "loader_rate", lambda *_: 1e6)
+    lines = list(bench.bench(["small"], steps=3, seq_len=64, device="cpu", compiled=False))
+    head = next(i for i, line in enumerate(lines) if line.startswith("shape"))
+    rows = [line.split() for line in lines[head + 1 : head + 3]]
+    assert [(row[0], row[1]) for row in rows] == [("small", "64"), ("small", "256")]
+    for row in rows:
+        assert float(row[2].replace(",", "")) > 0 and row[4:6] == ["-", "-"]
+        assert float(row[-1]) == pytest.approx(np.log(512), abs=0.2)  # random text cannot be learned
+    # Micro-batches change speed, not what is learned.
+    assert rows[0][-1] == rows[1][-1]
+    with pytest.raises(config.ConfigError, match="--shape 7B: there are small"):
+        next(iter(bench.bench(["7B"], device="cpu")))
+
+
+def test_the_loader_gives_what_the_bench_has_written(tmp_path: Path) -> None:
+    stores = [bench.synthetic(tmp_path / str(i), 1000, 50_000, i) for i in range(2)]
+    assert all(store.n_tokens >= 50_000 and store.n_documents > 20 for store in stores)
+    assert bench.loader_rate(stores, 2048, torch.device("cpu")) > 0
+    plan = bench.plan_of(stores, 128, 1024, 5, 1000)
+    docs = plan.read(plan.phases[0], np.arange(40)).docs
+    sees = np.tril(np.ones((128, 128), bool)) & (docs[:, :, None] == docs[:, None, :])
+    assert bench.pairs_per_token(plan, True) == pytest.approx(sees.sum() / docs.size)
+    assert bench.pairs_per_token(plan, False) == 64.5
 
 
 def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
