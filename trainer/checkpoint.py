@@ -52,7 +52,7 @@ class CheckpointError(StorageError):
 
 class Saved(NamedTuple):
     """How a save ended. `stall` is the time that training stood still for it, `seconds` the time until all was on the disk;
-    `error` is set where nothing was saved."""
+    `error` is set where nothing was saved, `note` where it was but older ones could not be removed."""
 
     step: int
     path: Path
@@ -60,6 +60,7 @@ class Saved(NamedTuple):
     stall: float
     seconds: float
     error: CheckpointError | None = None
+    note: str | None = None
 
 
 class Checkpoints:
@@ -83,6 +84,12 @@ class Checkpoints:
         self._together(self._sweep, "the folder of checkpoints cannot be used")
 
     # Writing
+
+    def reserve(self, model: nn.Module, optimizer: Optimizer, extra: Mapping[str, Tensor]) -> None:
+        """Sets memory aside for the copies of asynchronous saves. Pinning it takes seconds for a large model: done before
+        the first step, no step waits for it. Moments that do not exist yet are made."""
+        if self.options.asynchronous:
+            self._staged(_tensors(model, optimizer, extra))
 
     def save(
         self,
@@ -184,7 +191,8 @@ class Checkpoints:
         or of another model; the tensors are then as they were.
         """
         self._join()
-        path = self.folder / _name(where) if isinstance(where, int) else Path(where)
+        # The first rank's, lest two of them mean two folders.
+        path = Path(self._gathered(str(self.folder / _name(where) if isinstance(where, int) else where))[0])
         wrong = self._agreed(lambda: _damage(path, self.world.rank, self.world.size))
         if wrong:
             raise CheckpointError(f"checkpoint {path} cannot be used: {wrong[0]}; {self._instead(path)}")
@@ -215,29 +223,40 @@ class Checkpoints:
             self._ended.append(self._pending.pop())
 
     def _write(self, step: int, tensors: dict[str, Tensor], state: str, began: float, stall: float | None) -> None:
-        """Writes one checkpoint and leaves in `_pending` how it ended. In a thread: nothing may be raised, and every rank
-        must come to every meeting, whatever happened to it before."""
-        path, draft = self.folder / _name(step), self.folder / f".{_name(step)}.tmp"
-        size = _bytes(tensors)
-        wrong = self._agreed(lambda: self._open(draft, size))
-        if not wrong:
-            wrong = self._agreed(lambda: self._put(draft, tensors, size))
-        hashes: dict[str, Any] = {}
-        if not wrong:
-            wrong = self._agreed(lambda: hashes.update(_hashes(draft, self.world.rank)))
-        if not wrong:
-            parts = self._gathered(hashes)
-            wrong = self._agreed(lambda: self._finish(step, draft, path, state, parts))
+        """Writes one checkpoint and leaves in `_pending` how it ended. In a thread: nothing may be raised."""
+        path, size = self.folder / _name(step), _bytes(tensors)
+        note = None
+        try:
+            wrong = self._written(step, tensors, size, state)
+            if not wrong:
+                note = "; ".join(self._agreed(self._retain)) or None
+        except RuntimeError as lost:  # of gloo: there is nobody to agree with
+            wrong = [f"a rank was lost ({_reason(lost)})"]
         error = None
         if wrong:
-            self._agreed(partial(self._clear, draft))
             kept = self.latest()
             error = CheckpointError(
                 f"checkpoint of step {step} was not saved: {wrong[0]}; "
                 + (f"the newest one is {kept.name}, and it is whole" if kept else "there is no earlier one")
             )
         seconds = time.perf_counter() - began
-        self._pending.append(Saved(step, path, size, seconds if stall is None else stall, seconds, error))
+        self._pending.append(Saved(step, path, size, seconds if stall is None else stall, seconds, error, note))
+
+    def _written(self, step: int, tensors: dict[str, Tensor], size: int, state: str) -> Sequence[str]:
+        """What went wrong. Every rank comes to every meeting, whatever happened to it before."""
+        path, draft = self.folder / _name(step), self.folder / f".{_name(step)}.tmp"
+        hashes: dict[str, Any] = {}
+        wrong = self._agreed(lambda: self._open(draft, size))
+        if not wrong:
+            wrong = self._agreed(lambda: self._put(draft, tensors, size))
+        if not wrong:
+            wrong = self._agreed(lambda: hashes.update(_hashes(draft, self.world.rank)))
+        if not wrong:
+            parts = self._gathered(hashes)
+            wrong = self._agreed(lambda: self._finish(step, draft, path, state, parts))
+        if wrong:
+            self._agreed(partial(self._clear, draft))
+        return wrong
 
     def _clear(self, draft: Path) -> None:
         if self.world.rank == 0:
@@ -288,14 +307,13 @@ class Checkpoints:
             path.rename(old)
         draft.rename(path)
         _sync(self.folder)
-        if old.exists():
-            _remove(old)
-        self._retain()
         return None
 
-    def _retain(self) -> None:
+    def _retain(self) -> str | None:
         """Removes what is not kept: not the newest, no permanent one, not the newest good one, and not the next that can
         become good."""
+        if self.world.rank:
+            return None
         known = self.list()
         keep = {step for step, _ in known[-self.options.keep :]}
         if self.options.permanent:
@@ -303,9 +321,12 @@ class Checkpoints:
         good = [step for step, path in known if (path / GOOD).exists()]
         keep |= set(good[-1:])
         keep |= set([step for step, _ in known if not good or step > good[-1]][:1])
-        for step, path in known:
-            if step not in keep:
+        try:
+            for path in [*self.folder.glob(".step-*.old"), *(path for step, path in known if step not in keep)]:
                 _remove(path)
+        except OSError as error:
+            return f"older checkpoints could not be removed: {_reason(error)}"
+        return None
 
     def _sweep(self) -> None:
         """Puts away drafts; brings back the old one where a run was killed between taking it away and putting the new one."""

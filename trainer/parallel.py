@@ -319,7 +319,8 @@ def _spread_over(tensor: Tensor) -> tuple[str, ...]:
     if not isinstance(tensor, DTensor):
         return ()
     names = tensor.device_mesh.mesh_dim_names or ()
-    return tuple(name for name, place in zip(names, tensor.placements, strict=True) if place.is_shard())
+    # Not `is_shard`: a part of a part (FSDP2 over a divided matrix) is none in its eyes.
+    return tuple(name for name, place in zip(names, tensor.placements, strict=True) if not place.is_replicate())
 
 
 def _sum_all(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:

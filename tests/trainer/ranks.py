@@ -1,5 +1,6 @@
 """Runs a function on several ranks, each a process of its own on one thread, and small models for them."""
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -29,7 +30,10 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 def on_ranks(size: int, task: Callable[..., Any], folder: Path, *given: Any) -> list[Any]:
     """What `task(*given)` returned on each rank, in the environment that torchrun makes. Raises what a rank raised."""
     folder.mkdir(parents=True, exist_ok=True)
-    mp.spawn(_rank, (size, task, folder, given, free_port()), size)
+    # They are copies of one process that has read PyTorch once: with two cores, that is most of a test's time.
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "trainer.parallel", "trainer.checkpoint"])
+    arguments = (size, task, folder, given, free_port())
+    mp.start_processes(_rank, arguments, size, start_method="forkserver")
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(size)]
 
 

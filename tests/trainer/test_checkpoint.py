@@ -472,3 +472,40 @@ def test_saving_waits_for_the_one_before(tmp_path: Path, world: World, monkeypat
     while (ended := points.poll()) is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert ended is not None and ended.step == 3 and ended.error is None
+
+
+def test_a_rank_that_is_lost_while_saving_is_told_of(tmp_path: Path, world: World, monkeypatch: Any) -> None:
+    points = Checkpoints(tmp_path, KEEP, world)
+    run = Trained(world)
+    run.saved(points, 1)
+
+    def lost(*given: Any, **how: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lost)
+    run.saved(points, 2, asynchronous=True)
+    ended = points.wait()
+    assert ended is not None and "a rank was lost (RuntimeError: Connection closed" in str(ended.error)
+    assert "step-00000001, and it is whole" in str(ended.error)
+
+
+def test_what_cannot_be_removed_is_told_of(tmp_path: Path, world: World, monkeypatch: Any) -> None:
+    points = Checkpoints(tmp_path, config.Checkpoint(keep=1), world)
+    run = Trained(world)
+    points.reserve(run.model, run.optimizer, run.extra)
+    remove = shutil.rmtree
+
+    def refused(path: Any, **how: Any) -> None:
+        if path.name.endswith(".gone"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        remove(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    ended = []
+    for step in (1, 2, 3):
+        run.saved(points, step)
+        ended.append(points.wait())
+    assert [e.error for e in ended if e] == [None] * 3
+    assert ended[1] and ended[1].note is None, "the first may yet become good"
+    assert ended[2] and str(ended[2].note).startswith("older checkpoints could not be removed: PermissionError")
+    assert points.latest() == tmp_path / "step-00000003"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from ranks import SHAPE, free_port, meta, on_ranks, whole
+from ranks import SHAPE, environment, free_port, meta, on_ranks, whole
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,16 +27,17 @@ from trainer.parallel import (
     sum_over_ranks,
 )
 
-ROWS, LENGTH, STEPS = 2, 16, 3
+LENGTH, STEPS = 16, 3
 
 
 class Case(NamedTuple):
-    """How a model is trained."""
+    """How a model is trained: each of the ranks that read different rows has one row of a step's."""
 
     parallel: config.Parallel
     optim: str = "adamw"
     dtype: torch.dtype = torch.float32
-    deterministic: bool = True
+    ranks: int = 2
+    rows: int = 2
 
 
 class Run(NamedTuple):
@@ -59,12 +60,14 @@ CASES = {
     "replicated, muon": Case(config.Parallel(shard=1, compile=False), "muon"),
     "tensor": Case(config.Parallel(tensor=2, compile=False)),
     "tensor, muon": Case(config.Parallel(tensor=2, compile=False), "muon"),
+    "tensor and sharded": Case(config.Parallel(tensor=2, compile=False), ranks=4),
+    "two replicas of two shards": Case(config.Parallel(shard=2, compile=False), ranks=4, rows=4),
 }
 
 
 def run(case: Case, steps: int = STEPS) -> Run:
-    """Trains on the same four rows a step, whatever the number of ranks: one micro-batch a rank, or one after another."""
-    world = start("cpu", case.parallel, case.deterministic)
+    """Trains on the same rows a step, whatever the number of ranks: one micro-batch a rank, or one after another."""
+    world = start("cpu", case.parallel, deterministic=True)
     try:
         model = prepare(meta(dtype=case.dtype), case.parallel, world)
         model.initialise(7)
@@ -72,10 +75,10 @@ def run(case: Case, steps: int = STEPS) -> Run:
         source = torch.Generator().manual_seed(1)
         losses, norms, fast = [], [], torch.zeros(())
         for _ in range(steps):
-            rows = torch.randint(0, SHAPE.vocab_size, (ROWS, LENGTH + 1), generator=source)
+            rows = torch.randint(0, SHAPE.vocab_size, (case.rows, LENGTH + 1), generator=source)
             optimizer.zero_grad()
             sums = torch.zeros(3)
-            for row in rows.chunk(ROWS)[world.data_rank :: world.data_size]:
+            for row in rows.chunk(case.rows)[world.data_rank :: world.data_size]:
                 loss = model(row[:, :-1], row[:, 1:], scope("mask", documents()), 1e-4)
                 loss.total.backward()
                 sums += torch.stack([part.detach() for part in loss])
@@ -113,28 +116,32 @@ def initialised() -> dict[str, Tensor]:
 
 
 def run_all(ports: list[int]) -> list[Any]:
-    """Several worlds one after the other in the same processes: starting those takes longer than training."""
+    """Several worlds one after the other in the same processes: starting those takes longer than training. None where a
+    rank has no part in a world."""
     done: list[Any] = []
+    rank = int(os.environ["RANK"])
     for case, port in zip([None, *CASES.values()], ports, strict=True):
-        os.environ["MASTER_PORT"] = str(port)
-        done.append(run(case) if case else initialised())
+        size = case.ranks if case else 2
+        os.environ |= environment(rank, size, port)
+        done.append(None if rank >= size else run(case) if case else initialised())
     return done
 
 
 @pytest.fixture(scope="module")
 def spread(tmp_path_factory: Any) -> dict[str, list[Any]]:
-    """Each case on two ranks: what both of them saw."""
+    """Each case on its ranks: what each of them saw."""
     ports = [free_port() for _ in range(len(CASES) + 1)]
-    both = on_ranks(2, run_all, tmp_path_factory.mktemp("ranks"), ports)
-    return dict(zip(["start", *CASES], map(list, zip(*both, strict=True)), strict=True))
+    ranks = on_ranks(4, run_all, tmp_path_factory.mktemp("ranks"), ports)
+    cases = zip(*ranks, strict=True)
+    return {name: [r for r in seen if r is not None] for name, seen in zip(["start", *CASES], cases, strict=True)}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_ranks_learn_what_one_does(name: str, spread: dict[str, list[Any]]) -> None:
+def test_many_ranks_learn_what_one_does(name: str, spread: dict[str, list[Any]]) -> None:
     alone = run(CASES[name]._replace(parallel=PLAIN))
     assert alone.losses[-1] != alone.losses[0]
     for found in spread[name]:
-        if "tensor" in name:  # a product in two parts rounds otherwise
+        if "tensor" in name or "replicas" in name:  # a sum in other parts rounds otherwise
             assert found.losses == pytest.approx(alone.losses, rel=1e-6)
             assert found.norms == pytest.approx(alone.norms, rel=1e-5)
             for key, tensor in alone.parameters.items():
@@ -145,13 +152,17 @@ def test_two_ranks_learn_what_one_does(name: str, spread: dict[str, list[Any]]) 
         assert found.norms == alone.norms
         assert torch.equal(found.token_losses, alone.token_losses)
         assert all(torch.equal(found.parameters[key], tensor) for key, tensor in alone.parameters.items())
-    assert all(torch.equal(a, b) for a, b in zip(*(found.parameters.values() for found in spread[name]), strict=True))
+    first, *others = spread[name]
+    assert len(others) == CASES[name].ranks - 1
+    for other in others:
+        assert all(torch.equal(tensor, other.parameters[key]) for key, tensor in first.parameters.items())
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_gradient_norm_is_the_same_by_parts(name: str, spread: dict[str, list[Any]]) -> None:
-    first, second = spread[name]
-    assert first.fast_norm == second.fast_norm == pytest.approx(first.norms[-1], rel=1e-5)
+    first, *others = spread[name]
+    assert {other.fast_norm for other in others} == {first.fast_norm}
+    assert first.fast_norm == pytest.approx(first.norms[-1], rel=1e-5)
     alone = run(CASES[name]._replace(parallel=PLAIN), STEPS)
     assert alone.fast_norm == pytest.approx(alone.norms[-1], rel=1e-6)
 
