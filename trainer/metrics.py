@@ -114,8 +114,10 @@ class Log:
         elif kind == "event":
             named = [f"{name} {_short(value)}" for name, value in facts.items() if name != "what"]
             text = f"{facts['what']}{': ' if named else ''}{', '.join(named)}"
+        elif kind == "end":
+            text = f"end after {clock_time(self.seconds)}"
         else:
-            text = f"{kind}{f' after {clock_time(self.seconds)}' if kind == 'end' else ''}"
+            text = f"{kind}: {self._planned:,} tokens on {self.world} x {facts.get('device', 'cpu')}"
         self._draw(f"step {step:,} · {text}", keep=True)
 
     def step(

@@ -154,6 +154,7 @@ def test_a_line_every_few_steps_sums_up_those_between(tmp_path: Path) -> None:
     # Two ranks of 3.6 an hour and a kilowatt each, for five seconds.
     assert third["cost"] == pytest.approx(2 * 3.6 * 5 / 3600) and third["kwh"] == pytest.approx(2 * 5 / 3600)
     text = screen.getvalue()
+    assert text.startswith("step 0 · start: 20,000 tokens on 2 x cpu\n") and "step 20 · end after 10 s\n" in text
     said = next(line for line in text.splitlines() if line.startswith("step 10/20"))
     for part in ("pretrain", "loss 9.0000", "lr 6.00e-04", "2.0k tok/s", "MFU 50.0%", "data wait 2.0%", "5 s left"):
         assert part in said, part

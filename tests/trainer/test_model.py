@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from trainer import config
 from trainer.attention import attend, choose, scope
-from trainer.loss import linear_cross_entropy, token_losses
+from trainer.loss import _chunk, linear_cross_entropy, token_losses
 from trainer.model import Decoder, ffn_width
 from trainer.optim import Optimizer
 
@@ -236,6 +236,16 @@ def test_the_loss_in_chunks_is_the_loss(chunk: int) -> None:
     each = token_losses(hidden, weight, targets, chunk)
     assert each.shape == (64,) and float(each.sum()) == pytest.approx(nll.item(), rel=1e-5)
     assert (each[targets == -1] == 0).all()
+
+
+def test_a_chunk_of_the_loss_compiles_without_a_break() -> None:
+    generator = torch.Generator().manual_seed(0)
+    args = (torch.randn(8, 16, generator=generator), torch.randn(50, 16, generator=generator), torch.arange(-1, 7))
+    compiled = torch.compile(_chunk, backend="aot_eager", fullgraph=True, dynamic=False)
+    for learns in (True, False):
+        for a, b in zip(compiled(*args, 1e-3, learns), _chunk(*args, 1e-3, learns), strict=True):
+            assert a is b is None or torch.allclose(a, b, atol=1e-6)
+    torch._dynamo.reset()
 
 
 def test_a_batch_with_nothing_to_learn_has_no_loss_and_no_gradient() -> None:
