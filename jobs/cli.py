@@ -118,7 +118,8 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Run the whole pipeline: archives in, curated shards and the ledger out.
+    """Run the whole pipeline: archives in, curated shards and the ledger out. Recipes name other sources, too: `wikipedia`,
+    `books`, `text` (Parquet, JSONL) and `code` read what their names say.
 
     Run the same command again to go on after an interruption.
     """
@@ -274,7 +275,7 @@ def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | N
         ("file", row["warc_file"]),
         ("offset, length", f"{row['warc_offset']:,}, {row['warc_length']:,} bytes"),
         ("record", f"{row['record_type']}, {row['date'] or 'no date'}, id {row['record_id'] or 'none'}"),
-        ("response", f"status {row['http_status']}, {row['media_type']}, charset {row['charset']}"),
+        *_response(row),
         ("decided by", row["reason"] or "nothing: it broke no rule"),
         ("every rule broken", ", ".join(row["rule_hits"]) or "none"),
     ]
@@ -332,6 +333,14 @@ def _show_record(row: dict[str, Any], table: list[dict[str, Any]], body: str | N
     if body is not None:
         out.print(escape(body), highlight=False, soft_wrap=True)
     out.print()
+
+
+def _response(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a server said; of rows and files only what they are."""
+    if row["http_status"] is not None:
+        return [("response", f"status {row['http_status']}, {row['media_type']}, charset {row['charset']}")]
+    said = [row["media_type"], f"charset {row['charset']}" if row["charset"] else None]
+    return [("read as", ", ".join(part for part in said if part))] if any(said) else []
 
 
 def _number(value: Any) -> str:

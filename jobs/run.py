@@ -64,6 +64,8 @@ def run(
         opened.folder.sweep()
         opened.save()
         _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, index, progress)
+        # Workers outlive a killed run for a moment, and may have begun a file since the folder was swept.
+        opened.folder.sweep()
     check_inputs(opened)
     return opened
 
