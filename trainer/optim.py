@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -57,28 +58,55 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step on every parameter that has a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._move(parameter, group)
+            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+            pace = min((_sharers(parameter) for parameter in moving), default=1)
+            for first in range(0, len(moving), pace):
+                self._move(moving[first : first + pace], group)
 
-    def _move(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum = state["momentum"] * group["momentum"] + parameter.grad
-        look_ahead = parameter.grad + momentum * group["momentum"]
-        update = orthogonal(look_ahead)
-        rows, columns = parameter.shape
-        size = math.sqrt(max(1.0, rows / columns))
-        moved = parameter * (1.0 - group["lr"] * group["weight_decay"]) - update.to(parameter.dtype) * (
-            group["lr"] * size
-        )
-        if self.withheld is not None:
-            held = self.withheld.bool()
-            momentum = torch.where(held, state["momentum"], momentum)
-            moved = torch.where(held, parameter, moved)
-        state["momentum"].copy_(momentum)
-        parameter.copy_(moved)
+    def _move(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        momenta, ahead = [], []
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            momenta.append(state["momentum"] * group["momentum"] + parameter.grad)
+            ahead.append(parameter.grad + momenta[-1] * group["momentum"])
+        for parameter, momentum, update in zip(parameters, momenta, _shared(ahead), strict=True):
+            state = self.state[parameter]
+            rows, columns = parameter.shape
+            size = math.sqrt(max(1.0, rows / columns))
+            moved = parameter * (1.0 - group["lr"] * group["weight_decay"]) - update.to(parameter.dtype) * (
+                group["lr"] * size
+            )
+            if self.withheld is not None:
+                held = self.withheld.bool()
+                momentum = torch.where(held, state["momentum"], momentum)
+                moved = torch.where(held, parameter, moved)
+            state["momentum"].copy_(momentum)
+            parameter.copy_(moved)
+
+
+def _sharers(matrix: Tensor) -> int:
+    """How many ranks hold a part of it and nothing else: they can share the work on several."""
+    return matrix.device_mesh.size() if isinstance(matrix, DTensor) and matrix.device_mesh.ndim == 1 else 1
+
+
+def _shared(matrices: list[Tensor]) -> list[Tensor]:
+    """Each made orthogonal. Where ranks share matrices, each makes one of them and hands it to the others, so that more
+    ranks do not do the same work more often."""
+    if len(matrices) == 1:
+        return [orthogonal(matrices[0])]
+    mesh = matrices[0].device_mesh  # type: ignore[attr-defined]
+    own = mesh.get_local_rank()
+    whole = [matrix.full_tensor() for matrix in matrices]  # type: ignore[attr-defined]
+    made = [orthogonal(x).contiguous() if i == own else torch.empty_like(x) for i, x in enumerate(whole)]
+    sent = [dist.broadcast(x, group=mesh.get_group(), group_src=i, async_op=True) for i, x in enumerate(made)]
+    for work in sent:
+        work.wait()
+    return [
+        distribute_tensor(x, mesh, matrix.placements, src_data_rank=None)  # type: ignore[attr-defined]
+        for x, matrix in zip(made, matrices, strict=True)
+    ]
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:

@@ -90,6 +90,11 @@ def run(case: Case, steps: int = STEPS) -> Run:
             fast = gradient_norm(model, dataclasses.replace(world, deterministic=False))
             optimizer.step(1.0, torch.zeros(()))
         parameters = {name: whole(p) for name, p in model.named_parameters()}
+        moments = [whole(t) for o in optimizer.all for state in o.state.values() for t in state.values()]
+        optimizer.step(1.0, torch.ones(()))  # withheld: however it is spread, nothing moves
+        assert all(torch.equal(whole(p), parameters[name]) for name, p in model.named_parameters())
+        after = [whole(t) for o in optimizer.all for state in o.state.values() for t in state.values()]
+        assert all(torch.equal(*pair) for pair in zip(moments, after, strict=True))
         seen = model.token_losses(rows[:1, :-1], rows[:1, 1:], scope("mask", documents()))
         return Run(losses, norms, float(fast), parameters, seen)
     finally:
