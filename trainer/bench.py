@@ -111,9 +111,10 @@ def bench(
             raise config.ConfigError(f"--shape {name}: there are {', '.join(SHAPES)}")
     matmul = matmul_rate(where, dtype, 8192) if here.gpu else here.flops or 1.0
     kind = "BF16" if here.gpu else "FP32"
-    yield f"{here.name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {kind}, seq_len {seq_len:,}"
+    yield f"{here.name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {kind}, samples of {seq_len:,}"
     top = f"{here.flops / 1e12:,.0f} TFLOP/s by its data sheet" if here.gpu and here.flops else "no peak known"
-    yield f"matrix product {matmul / 1e12:,.3g} TFLOP/s measured, {top}; attention: {choose(where, dtype, documents)}"
+    yield f"matrix product: {matmul / 1e12:,.3g} TFLOP/s measured, {top}"
+    yield f"attention: {choose(where, dtype, documents)}"
     with tempfile.TemporaryDirectory() as folder:
         stores = [synthetic(Path(folder) / str(i), VOCABULARY, STORE_TOKENS, seed=i) for i in range(2)]
         for prefetch in (1, 4):
@@ -126,34 +127,36 @@ def bench(
                 kept = activations(SHAPES[name], micro, dtype.itemsize, "none")
                 need = memory(SHAPES[name], "adamw", kept, dtype.itemsize, micro, 1).total
                 if here.memory is not None and need > here.memory:
-                    yield f"{name:<6} {micro:>8,}  needs {need / 1e9:,.0f} GB, there are {here.memory / 1e9:,.0f}"
+                    yield f"{name:<5} {micro:>7,}  needs {need / 1e9:,.0f} GB, there are {here.memory / 1e9:,.0f}"
                     continue
                 try:
                     found = measure(name, micro, stores, seq_len, where, dtype, steps, documents, compiled)
                 except torch.cuda.OutOfMemoryError:
-                    yield f"{name:<6} {micro:>8,}  out of memory"
+                    yield f"{name:<5} {micro:>7,}  out of memory"
                     continue
                 finally:
                     _clean(where)
                 yield row(found, here.flops if here.gpu else None, matmul)
     yield ""
-    yield "MFU: 6 N + 12 L H K T operations a token (N without the embedding, T in full) over the data sheet's dense peak;"
-    yield "strict: only pairs of tokens that attend; of matmul: the same operations over the matrix product measured above."
+    yield "MFU: 6 N + 12 L H K T operations a token (N without the embedding, T in"
+    yield "full) over the data sheet's dense peak; strict: only pairs of tokens that"
+    yield "attend; matmul: the same operations over the matrix product timed above;"
+    yield "wait: share of the time spent waiting for data."
 
 
 _HEAD = (
-    f"{'shape':<6} {'micro':>8} {'tok/s':>10} {'TFLOP/s':>8} {'MFU %':>6} {'strict':>6} {'of matmul':>9} "
-    f"{'memory GB':>9} {'data wait':>9} {'loss':>6}"
+    f"{'shape':<5} {'micro':>7} {'tok/s':>9} {'TFLOP/s':>7} {'MFU %':>5} {'strict':>6} {'matmul %':>8} {'GB':>6} "
+    f"{'wait %':>6} {'loss':>6}"
 )
 
 
 def row(found: Measured, peak: float | None, matmul: float) -> str:
     """A line under the head."""
-    share = [f"{100 * value / peak:6.1f}" if peak else f"{'-':>6}" for value in (found.flops, found.strict)]
+    mfu, strict = (f"{100 * value / peak:.1f}" if peak else "-" for value in (found.flops, found.strict))
     return (
-        f"{found.shape:<6} {found.micro_tokens:>8,} {found.tokens_per_second:>10,.0f} {found.flops / 1e12:>8.3g} "
-        f"{share[0]} {share[1]} {100 * found.flops / matmul:>8.1f}% {found.memory / 1e9:>9.2f} "
-        f"{100 * found.data_wait:>8.2f}% {found.loss:>6.3f}"
+        f"{found.shape:<5} {found.micro_tokens:>7,} {found.tokens_per_second:>9,.0f} {found.flops / 1e12:>7.3g} "
+        f"{mfu:>5} {strict:>6} {100 * found.flops / matmul:>8.1f} {found.memory / 1e9:>6.2f} "
+        f"{100 * found.data_wait:>6.2f} {found.loss:>6.3f}"
     )
 
 
