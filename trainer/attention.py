@@ -4,6 +4,7 @@ A `Scope` says which tokens may see each other. It is made once a batch, outside
 Shapes: B samples, T tokens, H heads, G key and value heads, K width of a head.
 """
 
+import inspect
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -11,6 +12,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention.flex_attention import flex_attention
+
+try:
+    from torch.nn.attention import varlen
+
+    _varlen_attn: Any = varlen.varlen_attn
+except ImportError:
+    _varlen_attn = None
+
+# How this version of torch is told that nothing looks ahead. Found here, outside of what is compiled.
+_named: Any = inspect.signature(_varlen_attn).parameters if _varlen_attn is not None else {}
+_causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _named else {"is_causal": True}
 
 Backend = Literal["causal", "mask", "flex", "varlen"]
 """`causal`: no documents, whatever kernel PyTorch finds best. `mask`: an explicit mask; any device, memory T squared.
@@ -24,7 +37,7 @@ class Scope:
     backend: Backend
     mask: Tensor | None = None  # (B, 1, T, T), True where a token may look
     block_mask: Any = None  # of flex_attention
-    bounds: Tensor | None = None  # (padded,) int32: where documents begin in the B * T tokens, the end repeated
+    bounds: Tensor | None = None  # (padded,) int32: where documents begin in the B * T tokens, then the end repeated
     longest: int = 0
 
 
@@ -34,13 +47,16 @@ def choose(device: torch.device, dtype: torch.dtype, documents: bool) -> Backend
         return "causal"
     if device.type != "cuda":
         return "mask"
-    if dtype in (torch.bfloat16, torch.float16) and _varlen() is not None:
+    if dtype in (torch.bfloat16, torch.float16) and _varlen_attn is not None:
         return "varlen"
     return "flex"
 
 
-def scope(backend: Backend, docs: Tensor) -> Scope:
-    """The scope of a batch. `docs` (B, T) numbers the documents of each row; nothing looks across two of them, or ahead."""
+def scope(backend: Backend, docs: Tensor, n_docs: int | None = None) -> Scope:
+    """The scope of a batch. `docs` (B, T) numbers the documents of each row; nothing looks across two of them, or ahead.
+
+    `n_docs` is how many there are in all rows; without it `varlen` asks the device, and waits for it.
+    """
     if backend == "causal":
         return Scope(backend)
     n_rows, length = docs.shape
@@ -57,12 +73,19 @@ def scope(backend: Backend, docs: Tensor) -> Scope:
         return Scope(backend, block_mask=made)
     first = torch.ones_like(docs, dtype=torch.bool)
     first[:, 1:] = docs[:, 1:] != docs[:, :-1]
-    # As many places as there are tokens: the length never changes, so nothing is compiled twice. A document of no tokens
-    # at the end costs nothing.
     total = n_rows * length
-    starts = torch.where(first.flatten(), torch.arange(total, device=docs.device), total)
-    bounds = torch.cat([starts.sort().values, starts.new_tensor([total])]).to(torch.int32)
-    return Scope(backend, bounds=bounds, longest=length)
+    # Places for a power of two of documents: few lengths, so that little is compiled twice. Not one for each token: kernels
+    # launch blocks, and their backward pass takes memory, for documents of no tokens too.
+    places = at_least(int(first.sum()) if n_docs is None else n_docs)
+    starts = torch.where(first.flatten(), torch.arange(total, device=docs.device), total).sort().values
+    bounds = starts.new_full((places + 1,), total)
+    bounds[: min(places, total)] = starts[:places]
+    return Scope(backend, bounds=bounds.to(torch.int32), longest=length)
+
+
+def at_least(n_docs: int) -> int:
+    """The power of two, 64 or more, that so many documents are padded to."""
+    return max(64, 1 << max(0, n_docs - 1).bit_length())
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, within: Scope) -> Tensor:
@@ -73,11 +96,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, within: Scope) -> Tensor:
         if groups > 1:  # torch 2.11's kernel wants as many heads of keys as of queries
             k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
         packed = (x.reshape(n_rows * length, -1, width) for x in (q, k, v))
-        out = _varlen()(*packed, within.bounds, within.bounds, within.longest, within.longest, **_causal_window())
+        out = _varlen_attn(*packed, within.bounds, within.bounds, within.longest, within.longest, **_causal)
         return out.view(n_rows, length, heads, width)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if within.backend == "flex":
-        out = _flex()(q, k, v, block_mask=within.block_mask, enable_gqa=groups > 1)
+        flex = flex_attention if torch.compiler.is_compiling() else _flex()
+        out = flex(q, k, v, block_mask=within.block_mask, enable_gqa=groups > 1)
     else:
         out = functional.scaled_dot_product_attention(
             q, k, v, attn_mask=within.mask, is_causal=within.mask is None, enable_gqa=groups > 1
@@ -87,24 +111,4 @@ def attend(q: Tensor, k: Tensor, v: Tensor, within: Scope) -> Tensor:
 
 @cache
 def _flex() -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
     return torch.compile(flex_attention, dynamic=False)
-
-
-@cache
-def _varlen() -> Any:
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
-
-
-@cache
-def _causal_window() -> dict[str, Any]:
-    """How this version of torch is told that nothing looks ahead."""
-    import inspect
-
-    names = inspect.signature(_varlen()).parameters
-    return {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}

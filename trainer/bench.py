@@ -202,7 +202,7 @@ def measure(
                 loss = model(
                     micro.tokens,
                     micro.targets,
-                    scope(backend, micro.docs),
+                    scope(backend, micro.docs, micro.n_docs),
                     options.optim.z_loss,
                     options.parallel.compile,
                 )

@@ -25,6 +25,8 @@ class Micro(NamedTuple):
     targets: Tensor
     docs: Tensor
     source: np.ndarray
+    n_docs: int
+    """Documents, and pieces of them, of all samples."""
 
 
 class Step(NamedTuple):
@@ -124,7 +126,9 @@ class Loader:
         if self.device.type == "cuda":
             parts = [part.pin_memory().to(self.device, non_blocking=True) for part in parts]
         tokens, targets, docs = parts
-        return Micro(tokens, targets, docs, batch.source[rows])
+        numbers = batch.docs[rows]
+        n_docs = int((numbers[:, -1] - numbers[:, 0] + 1).sum())
+        return Micro(tokens, targets, docs, batch.source[rows], n_docs)
 
 
 def rows_at_once(rows: int, seq_len: int, micro_tokens: int) -> int:

@@ -183,14 +183,39 @@ def test_one_document_needs_no_mask() -> None:
         assert torch.allclose(masked, model.hidden(tokens, scope("causal", tokens)), atol=1e-5)
 
 
-def test_flash_attention_is_told_where_documents_begin() -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_flash_attention_is_told_where_documents_begin(known: bool) -> None:
     docs = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 2, 2]])
-    found = scope("varlen", docs)
+    found = scope("varlen", docs, 5 if known else None)
     assert found.bounds is not None and found.bounds.dtype == torch.int32 and found.longest == 5
-    # One place more than there are tokens, whatever the batch holds, so that nothing is compiled twice.
-    assert found.bounds.tolist() == [0, 2, 5, 6, 8, 10, 10, 10, 10, 10, 10]
+    # One of few lengths, whatever the batch holds, so that little is compiled twice.
+    assert found.bounds.tolist() == [0, 2, 5, 6, 8, *[10] * 60]
+    many = scope("varlen", torch.arange(400).repeat(2, 1), 800 if known else None)
+    assert many.bounds is not None and many.bounds.tolist() == [*range(800), *[800] * 225]
     assert choose(torch.device("cpu"), torch.float32, True) == "mask"
     assert choose(torch.device("cuda"), torch.bfloat16, False) == "causal"
+
+
+def test_flash_attention_over_documents_compiles_without_a_break() -> None:
+    """What no CPU can compute can still be traced: the block as CUDA would get it, keys repeated, nothing looking ahead."""
+
+    class TracedError(Exception):
+        pass
+
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        raise TracedError
+
+    docs = torch.tensor([[0] * 8 + [1] * 8])
+    q, k = (torch.randn(1, 16, heads, 8, dtype=torch.bfloat16) for heads in (4, 2))
+    run = torch.compile(attend, fullgraph=True, dynamic=False, backend=keep)
+    with pytest.raises(Exception, match="TracedError"):
+        run(q, k, k, scope("varlen", docs, 2))
+    (call,) = [node for node in graphs[0].graph.nodes if "varlen_attn" in str(node.target)]
+    assert "[-1, 0]" in str(call.args) or "True" in str(call.args)
+    torch._dynamo.reset()
 
 
 def test_attention_in_blocks_is_attention_with_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,6 +247,17 @@ def test_batches_do_not_depend_on_ranks_prefetching_or_restarts(prefetch: int, m
         assert rows(found) == whole[step:] and found[0][:2] == (step, sample)
 
 
+def test_a_loader_counts_documents() -> None:
+    class Text(Stream):
+        def read(self, sample: int, out: np.ndarray) -> None:
+            out[:] = [0, 7, 0, 9, 8] if sample % 2 else [5, 6, 7, 8, 9]
+
+    plan = Plan([Wanted("p", 32, 4, 16, (Source("s", 1.0, Text(0, 8)),))], 0, eos=0)
+    for step in Loader(plan, 0, 0, 0, 1, 8, CPU):
+        for micro in step.micros:
+            assert micro.n_docs == sum(len(set(row)) for row in micro.docs.tolist())
+
+
 def test_what_a_rollback_left_out_is_not_read_again() -> None:
     plan = plan_of([160], [400], phases=2)
     phase = plan.phases[0]
