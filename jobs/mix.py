@@ -360,9 +360,9 @@ def mix(
         raise UsageError(
             f"output {output} holds another mix (other weights, seed, forms or token folders); choose a new folder"
         )
-    if info is not None and info["done"]:
-        return info
     shuffle = Shuffle(ready, folder.path, extras, ())
+    if info is not None and info["done"] and not _left(shuffle, folder):
+        return info
     with folder.lock():
         folder.sweep()
         info = {
@@ -378,13 +378,17 @@ def mix(
         }
         folder.write_json("mix.json", info)
         _copy_tokenizer(ready.inputs, folder)
-        there = {name for of in shuffle.counts for name in folder.list(of, ".json")}
-        todo = [i for i, bucket in enumerate(shuffle.buckets) if f"{bucket.name}.json" not in there]
-        _carry_out(replace(shuffle, todo=tuple(todo)), spark, partitions, in_process, watch)
+        _carry_out(replace(shuffle, todo=_left(shuffle, folder)), spark, partitions, in_process, watch)
         folder.write_json("schedule.json", _schedule(shuffle, folder))
         info["done"] = True
         folder.write_json("mix.json", info)
     return info
+
+
+def _left(shuffle: Shuffle, folder: RunFolder) -> tuple[int, ...]:
+    """Numbers of the shards that have no manifest yet."""
+    there = {name for of in shuffle.counts for name in folder.list(of, ".json")}
+    return tuple(i for i, bucket in enumerate(shuffle.buckets) if f"{bucket.name}.json" not in there)
 
 
 def _carry_out(shuffle: Shuffle, spark: Spark, partitions: int | None, in_process: int, watch: Watch | None) -> None:

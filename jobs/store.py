@@ -284,7 +284,7 @@ class RunFolder:
             directory = Path(self.path)
             if directory.exists() and not directory.is_dir():
                 raise UsageError(f"output {self.path} is a file; give a folder")
-            return not directory.exists() or not any(p.name != ".lock" for p in directory.iterdir())
+            return not directory.exists() or not any(_counts(p.name) for p in directory.iterdir())
         fs, root = self._filesystem()
         try:
             return not fs.ls(root, detail=False)
@@ -344,6 +344,11 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 def _visible(name: str, suffix: str) -> bool:
     return not name.startswith(".") and name.endswith(suffix)
+
+
+def _counts(name: str) -> bool:
+    """Whether a file is more than the lock or a draft, which is all that a run killed at its beginning leaves."""
+    return name != ".lock" and not (name.startswith(".") and name.endswith(".tmp"))
 
 
 def _holder(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.errors import UsageError
 
@@ -196,7 +196,7 @@ def origin(folder: str | None, token: str, as_json: bool = False) -> tuple[str, 
         highlight=False,
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Table("", Column(overflow="fold"), box=None, pad_edge=False, show_header=False)
     rows = {"token": place.token, "position": place.position, "document": place.document, **place.row, "run": run}
     for name, value in rows.items():
         if value is not None:

@@ -115,10 +115,13 @@ def open_inputs(mix: Mix, base: str | Path) -> Inputs:
     shards: list[TokenShard] = []
     folders: dict[str, list[dict[str, Any]]] = {}
     first: tuple[str, dict[str, Any]] | None = None
+    seen: dict[str, str] = {}
     for source, named in mix.sources.items():
         number = 0
         for name in named:
             folder = RunFolder(name if "://" in name else Path(base, name))
+            if (other := seen.setdefault(folder.absolute(), name)) != name:
+                raise UsageError(f"token folders {other} and {name} are one; its documents would come twice as often")
             info, manifests = _manifests(folder)
             tokenizer = info["tokenizer"]
             first = first or (folder.path, tokenizer)

@@ -169,8 +169,11 @@ class _Builder:
         return Chunk(self.name, texts, numbers, columns, rows, nulls, invalid)
 
     def _column(self, batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+        column = batch.column(self.taken[field.name])
         try:
-            return batch.column(self.taken[field.name]).cast(field.type)
+            if pa.types.is_string(field.type) and _is_text(column.type, binary=True):
+                column, _ = _valid(column)  # what stands in a string column need not be UTF-8
+            return column.cast(field.type)
         except pa.ArrowException as error:
             what = str(error).splitlines()[0]
             raise InputError(f"{self.path}: column {self.taken[field.name]!r} is no {field.type}: {what}") from error
@@ -180,6 +183,8 @@ def _builder(schema: pa.Schema, path: str, name: str, reading: Reading) -> _Buil
     for wanted, option in ((reading.text, "--text"), (reading.id, "--id")):
         if wanted is not None and wanted not in schema.names:
             raise InputError(f"{path} has no column {wanted!r}; name one with {option}: {', '.join(schema.names)}")
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise InputError(f"{path} has more than one column {twice[0]!r}; write it with each name once")
     kind = schema.field(reading.text).type
     if not _is_text(kind, binary=True):
         raise InputError(f"{path}: column {reading.text!r} holds {kind}, not text; name another with --text")
@@ -219,8 +224,8 @@ def _valid(texts: pa.Array) -> tuple[pa.Array, int]:
         return array, 0
     except pa.ArrowInvalid:
         bodies = _as_binary(texts).to_pylist()
-    repaired = [body.decode("utf-8", "replace") for body in bodies]
-    invalid = sum(text.encode() != body for text, body in zip(repaired, bodies, strict=True))
+    repaired = [body if body is None else body.decode("utf-8", "replace") for body in bodies]
+    invalid = sum(text is not None and text.encode() != body for text, body in zip(repaired, bodies, strict=True))
     return pa.array(repaired, pa.large_string()), invalid
 
 

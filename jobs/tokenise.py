@@ -150,12 +150,12 @@ def tokenise(
     encoder = Encoder(tokenizer, engine)
     folder = RunFolder(output)
     held = _held(folder, info)
-    if held and held["done"]:
+    if held and held["done"] and len(manifests(folder)) == len(tasks):
         return held
     with folder.lock():
         folder.sweep()
+        folder.write_json("tokens.json", info)  # first: a folder without it is somebody else's
         folder.write_bytes("tokenizer.json", tokenizer.body)
-        folder.write_json("tokens.json", info)
         done = {name.rsplit("/", 1)[-1] for name in folder.list("", ".json")}
         left = [task for task in tasks if f"{task.shard}.json" not in done]
         job = _Job(folder.path, tokenizer, facts, engine, Reading(text, id, source), extras, audit_every)
@@ -211,6 +211,8 @@ def _held(folder: RunFolder, info: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if held["digest"] == info["digest"]:
         return held
+    if not held["done"] and not manifests(folder):
+        return None  # begun and failed before the first shard, such as for want of the right --text
     names = [name for name in ("tokenizer", "inputs", "source", "options", "crawlmill") if held[name] != info[name]]
     what = {
         "tokenizer": f"tokenizer {held['tokenizer']['sha256'][:12]} with {held['tokenizer']['eos_token']}",

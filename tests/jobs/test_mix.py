@@ -208,6 +208,9 @@ def test_a_killed_mix_goes_on(mixed: Path, prepared: Path, tmp_path: Path, monke
     at = (output / "mix.json").stat().st_mtime_ns
     mix(parse_mix(TEXT), str(output), prepared)
     assert (output / "mix.json").stat().st_mtime_ns == at
+    next(iter(there)).unlink()  # lost since
+    mix(parse_mix(TEXT), str(output), prepared)
+    assert contents(output) == contents(mixed)
 
 
 def test_phases_can_be_one_stream(prepared: Path, mixed: Path, tmp_path: Path) -> None:
@@ -318,6 +321,12 @@ def test_token_folders_that_cannot_be_mixed_are_named(
     with pytest.raises(kind, match=said):
         mix(parse_mix(TEXT), str(tmp_path / "out"), broken(prepared, tmp_path, how))
     assert not (tmp_path / "out" / "schedule.json").exists()
+
+
+def test_a_folder_under_two_names_is_refused(prepared: Path) -> None:
+    twice = parse_mix(TEXT.replace("wiki: tokens/wiki", "wiki: ./tokens/../tokens/web"))
+    with pytest.raises(UsageError, match="are one"):
+        plan_mix(twice, prepared)
 
 
 def test_another_mix_is_not_written_over(mixed: Path, prepared: Path, tmp_path: Path) -> None:

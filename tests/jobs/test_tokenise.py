@@ -324,6 +324,47 @@ def test_a_shard_that_the_fast_engine_gets_wrong_is_made_again(
 REFUSED = "choose a new folder"
 
 
+def test_ids_that_are_no_utf8_are_ids_too(tmp_path: Path, tokenizer: TokenizerFile) -> None:
+    bodies = pa.array([b"one", b"two \xff", None], pa.binary())
+    for kind in (pa.string(), pa.binary()):
+        array = pa.Array.from_buffers(kind, len(bodies), bodies.buffers(), bodies.null_count)
+        path = tmp_path / f"{kind}.parquet"
+        pq.write_table(pa.table({"id": array, "source": array, "text": ["a", "b", "c"]}), path)
+        tokenise([str(path)], str(tmp_path / f"o-{kind}"), tokenizer)
+        rows = rows_of(tmp_path / f"o-{kind}")
+        assert [row["id"] for row in rows][:2] == ["one", "two \ufffd"] and rows[2]["id"]
+        if kind == pa.string():
+            assert [row["source"] for row in rows] == ["one", "two \ufffd", None]
+
+
+def test_a_finished_folder_that_lost_a_shard_gets_it_again(
+    three: Path, whole: Path, tokenizer: TokenizerFile, tmp_path: Path
+) -> None:
+    output = tmp_path / "o"
+    again = partial(tokenise, [str(three)], str(output), tokenizer)
+    again()
+    made = files_of(output)
+    (output / "shard-00001.json").unlink()  # what errors about damaged shards say to do
+    again()
+    assert files_of(output) == made
+
+
+def test_a_command_that_failed_at_once_can_be_put_right(tmp_path: Path, tokenizer: TokenizerFile) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"body": ["a"]}), path)
+    with pytest.raises(InputError, match="no column 'text'"):
+        tokenise([str(path)], str(tmp_path / "o"), tokenizer)
+    assert tokenise([str(path)], str(tmp_path / "o"), tokenizer, text="body")["done"]
+
+
+def test_a_run_killed_before_its_first_file_goes_on(three: Path, tokenizer: TokenizerFile, tmp_path: Path) -> None:
+    output = tmp_path / "o"
+    output.mkdir()
+    (output / ".tokens.json.0123.tmp").write_text("{")
+    tokenise([str(three)], str(output), tokenizer)
+    assert not list(output.glob(".*"))
+
+
 def test_a_folder_is_gone_on_with_only_by_the_same_command(
     three: Path, whole: Path, tokenizer: TokenizerFile, tmp_path: Path
 ) -> None:
@@ -379,6 +420,10 @@ def test_what_cannot_be_tokenized_is_refused_in_words(tokenizer: TokenizerFile, 
             tokenise([path], f"{output}{number}", tokenizer, **options)
     with pytest.raises(InputError, match="cannot read"):
         tokenise([str(three / "_drafts.parquet")], output, tokenizer)
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(InputError, match="more than one column 'text'"):
+        tokenise([str(tmp_path / "twice.parquet")], output, tokenizer)
     with pytest.raises(InputError, match="no such file"):
         tokenise([str(tmp_path / "nothing")], output, tokenizer)
     (tmp_path / "unfinished").mkdir()
