@@ -298,7 +298,12 @@ class Extractor:
         if gate_hits:
             return row | _decided(Outcome.DROPPED, gate_hits), None
         return row | _UNDECIDED, PageBytes(
-            item.content, dict(_UTF8) if item.record_type == "row" else {}, item.url, item.form, _clean(item.title), item.wiki
+            item.content,
+            dict(_UTF8) if item.record_type == "row" else {},
+            item.url,
+            item.form,
+            _clean(item.title),
+            item.wiki,
         )
 
     def _row(self, item: Record | Document | Damage, doc_id: str, record_type: str) -> dict[str, Any]:

@@ -34,7 +34,10 @@ RECORDS = pa.schema(
         field("dump", pa.string(), "crawl that the record comes from, such as CC-MAIN-2024-22; null when unknown"),
         field("warc_file", pa.string(), "input file as it was named to the run, of whatever format"),
         field(
-            "warc_offset", pa.int64(), "where the record (its gzip member) starts in the file; in Parquet its row", "bytes"
+            "warc_offset",
+            pa.int64(),
+            "where the record (its gzip member) starts in the file; in Parquet its row",
+            "bytes",
         ),
         field("warc_length", pa.int64(), "length of the record (its gzip member) in the file; in Parquet 1", "bytes"),
         field(
@@ -44,12 +47,18 @@ RECORDS = pa.schema(
             "`row`, `file`, `member` (of a zip or tar file)",
         ),
         field("record_id", pa.string(), "WARC-Record-ID, null in ARC files; `wiki:page:revision`; the id of a row"),
-        field("url", pa.string(), "target URI, without the angle brackets of old wget; of a file its path in the input"),
+        field(
+            "url", pa.string(), "target URI, without the angle brackets of old wget; of a file its path in the input"
+        ),
         field("host", pa.string(), "host name in lower case, without port"),
         field("domain", pa.string(), "registered domain under the bundled public suffix list"),
         field("date", TIMESTAMP, "WARC-Date, time of the revision, or date of the row", "UTC"),
         field("http_status", pa.int16(), "HTTP status code; null when the status line does not hold one"),
-        field("media_type", pa.string(), "media type from the HTTP header, lower case, without parameters; text/x-NAME of code"),
+        field(
+            "media_type",
+            pa.string(),
+            "media type from the HTTP header, lower case, without parameters; text/x-NAME of code",
+        ),
         field("charset", pa.string(), "character encoding that the page was decoded with"),
         field("digest", pa.string(), "SHA-1 of the payload as stored, in the notation of WARC-Payload-Digest"),
         field("n_payload_bytes", pa.int64(), "length of the payload as stored", "bytes"),

@@ -72,7 +72,11 @@ for name in sys.argv[1:]:
 
 def test_every_module_can_be_the_first_that_is_imported() -> None:
     """Circles of imports work or fail by where one enters them, and Spark's workers enter anywhere."""
-    paths = [path for package in ("pipeline", "classifiers", "trainer", "jobs") for path in sorted((ROOT / package).rglob("*.py"))]
+    paths = [
+        path
+        for package in ("pipeline", "classifiers", "trainer", "jobs")
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
     command = [sys.executable, "-c", IMPORT_EACH_FIRST, *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)

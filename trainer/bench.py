@@ -186,7 +186,7 @@ def measure(
     loader = Loader(plan, 0, 0, 0, 1, micro_tokens, device, 4)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    gc.collect()
+    gc.collect(2)
     gc.freeze()
     gc.disable()
     began = waited = last = 0.0
@@ -319,6 +319,6 @@ def _wait(device: torch.device) -> None:
 
 def _clean(device: torch.device) -> None:
     torch.compiler.reset()
-    gc.collect()
+    gc.collect(2)
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -63,7 +63,7 @@ def train(
     from trainer.parallel import stop
     from trainer.train import Start, Trainer
 
-    world = join(loaded.device, deterministic=loaded.deterministic)
+    world = join(loaded.device, loaded.parallel, loaded.deterministic)
     try:
         result = Trainer(loaded, world, Start(start) if start else None).run()
     finally:

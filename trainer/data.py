@@ -115,7 +115,8 @@ def _of_schedule(
         raise ConfigError(
             f"the config has a phase {unknown[0]!r} that the mix in {folder} has not; it has {', '.join(known)}"
         )
-    stores, phases = {}, []
+    stores: dict[str, TokenStore] = {}
+    phases = []
     for entry in body["phases"]:
         phase = own.get(entry["name"], config.Phase(entry["name"]))
         if phase.mix:

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from pipeline.errors import CrawlmillError, UsageError
 from trainer.attention import choose, scope
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint import Checkpoints, Saved
 from trainer.config import Config
 from trainer.data import Corpus, HeldOut, open_corpus
 from trainer.guard import Judge, Seen, Verdict, Watch
 from trainer.loader import Loader, Micro, Step
-from trainer.metrics import Log, plot
+from trainer.metrics import Log, plot, strict_flops
 from trainer.model import Decoder, flops_per_token, padded_vocab
 from trainer.optim import Optimizer, factor
-from trainer.parallel import World, gradient_norm, prepare, reduce_gradients, sum_over_ranks
+from trainer.parallel import World, gradient_norm, prepare, reduce_gradients, scale_gradients, sum_over_ranks
 from trainer.plan import PlannedPhase
 from trainer.state import RunState, Skipped
 from trainer.tokenizer import token_bytes
@@ -73,7 +73,7 @@ class Trainer:
         self.plan = self.corpus.plan
         self.config = config = _complete(config, self.corpus)
         self.device = world.device
-        _check_batches(self.plan.phases, world.size)
+        _check_batches(self.plan.phases, world.data_size)
         dtype = _dtype(config.dtype, self.device)
         with torch.device("meta"):
             model = Decoder(config.model, dtype)
@@ -85,13 +85,13 @@ class Trainer:
         self.state = RunState()
         self.backend = choose(self.device, dtype, config.data.document_mask)
         self.folder = Path(config.out)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, world)
         self.identity = {
             "config": config.digest,
             "plan": self.corpus.digest,
             "tokenizer": self.corpus.tokenizer["sha256"],
             "model": asdict(config.model),
         }
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, world, self.identity)
         self._start = start
         self._bytes = torch.from_numpy(_byte_counts(self.corpus, config.model.vocab_size)).to(self.device)
         self._stopping = False
@@ -108,9 +108,8 @@ class Trainer:
             last = math.nan
             while self.state.step < self.plan.steps:
                 last = self._stretch()
-            self.checkpoints.wait()
-            self.evaluate("end")
-            self._save(asynchronous=False)
+            self._say(self.checkpoints.wait())
+        self.checkpoints.close()
         self._note("end", step=self.state.step, tokens=self.state.tokens, loss=last, bits_per_byte=self._held)
         if self.log is not None:
             self.log.close()
@@ -122,14 +121,14 @@ class Trainer:
         """Takes up the run's newest checkpoint, or another run's, or starts afresh."""
         if self.world.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-        steps = self.checkpoints.list()
-        if steps and self._start is not None:
+        newest = self.checkpoints.latest()
+        if newest is not None and self._start is not None:
             raise UsageError(
-                f"{self.folder} holds a run already (step {steps[-1]:,}): a run that starts from another's checkpoint "
+                f"{self.folder} holds a run already ({newest.name}): a run that starts from another's checkpoint "
                 "needs a folder of its own (out)"
             )
-        if steps:
-            self._load(self.checkpoints.load(None, self.model, self.optimizer, self.watch.state()))
+        if newest is not None:
+            self._load(self.checkpoints.load(newest, self.model, self.optimizer, self.watch.state()))
         elif self._start is not None:
             found = self.checkpoints.load(self._start.checkpoint, self.model, self.optimizer, self.watch.state())
             self._refuse_other(found, ("model", "tokenizer"), self._start.checkpoint)
@@ -179,8 +178,8 @@ class Trainer:
             self.plan,
             state.step,
             state.sample,
-            self.world.rank,
-            self.world.size,
+            self.world.data_rank,
+            self.world.data_size,
             options.micro_tokens or MICRO_TOKENS,
             self.device,
             options.data.prefetch,
@@ -222,7 +221,7 @@ class Trainer:
                 if self._due(options.log.evaluate) or ends:
                     self.evaluate(step.phase.name)
                     began = time.perf_counter()
-                self.checkpoints.poll()
+                self._say(self.checkpoints.poll())
         finally:
             loader.close()
         return last
@@ -260,10 +259,7 @@ class Trainer:
         norm = gradient_norm(self.model, self.world).double() * scale
         withheld = self.watch.withhold(total, norm)
         shrink = (scale * (options.optim.clip / (norm + 1e-6)).clamp_max(1.0)).float()
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        for gradient in gradients:
-            gradient.mul_(shrink)
-        self.checkpoints.before_update()
+        scale_gradients(self.model, shrink)
         self.optimizer.step(rate, withheld)
         self.optimizer.zero_grad()
         return torch.stack([mean, norm, withheld.double(), sums[4], total, sums[3]])
@@ -310,9 +306,9 @@ class Trainer:
                 f"{self.folder / 'diagnosis.json'} says what was seen. Look at the sources named there, lower optim.lr, "
                 "or loosen [guard]"
             )
-        self.checkpoints.wait()
+        self._say(self.checkpoints.wait())
         rollbacks, skipped = self.judge.rollbacks, self.state.skipped
-        good = self.checkpoints.good(step.number - self.config.checkpoint.healthy)
+        good = self.checkpoints.latest(good=True)
         self.optimizer.zero_grad()
         if good is None:
             self.model.initialise(self.config.seed)
@@ -327,7 +323,7 @@ class Trainer:
         same_phase = self.plan.phase_of(self.state.step) is phase
         first = self.state.sample if same_phase else 0
         self.state.skipped = [*skipped, Skipped(phase.number, first, end)]
-        self.checkpoints.forget_after(self.state.step)
+        self.checkpoints.drop_after(self.state.step)
         self._note(
             "event",
             what="rollback",
@@ -384,7 +380,7 @@ class Trainer:
                 seconds=seconds,
                 wait=wait,
                 flops=flops_per_token(self.config.model, step.phase.seq_len) * _batch_tokens(step),
-                strict_flops=_strict_flops(self.config, _batch_tokens(step), pairs),
+                strict_flops=strict_flops(self.config.model, _batch_tokens(step), int(pairs)),
                 world=self.world.size,
             )
 
@@ -418,8 +414,8 @@ class Trainer:
         n = min(windows.n_samples, max(1, self.config.log.evaluate_tokens // windows.seq_len))
         at_once = max(1, (self.config.micro_tokens or MICRO_TOKENS) // windows.seq_len)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        mine = range(self.world.rank, -(-n // at_once), self.world.size)
-        for number in range(-(-len(range(0, n, at_once)) // self.world.size)):
+        mine = range(self.world.data_rank, -(-n // at_once), self.world.data_size)
+        for number in range(-(-len(range(0, n, at_once)) // self.world.data_size)):
             # Every rank computes as often as every other: with sharded parameters a forward pass is done together.
             rows = self._rows(part, mine[number], at_once, n) if number < len(mine) else self._rows(part, 0, 1, 1)
             tokens, targets = rows[:, :-1], rows[:, 1:]
@@ -440,11 +436,26 @@ class Trainer:
         return torch.from_numpy(held).to(self.device)
 
     def _save(self, asynchronous: bool) -> None:
+        if not self.judge.in_a_row and not self.judge.risen:
+            self.checkpoints.promote(self.state.step - self.config.checkpoint.healthy)
         self.state.judge = self.judge.state()
         body = {"identity": self.identity, "run": self.state.to_json(), "skipped_steps": self._skipped_steps}
-        self.checkpoints.save(
+        saved = self.checkpoints.save(
             self.state.step, self.model, self.optimizer, self.watch.state(), body, asynchronous=asynchronous
         )
+        self._say(saved)
+
+    def _say(self, saved: Saved | None) -> None:
+        """Notes how a save ended. One that failed does not end the run: earlier checkpoints are there."""
+        if saved is None:
+            return
+        facts = {"bytes": saved.bytes, "stall": round(saved.stall, 3), "seconds": round(saved.seconds, 3)}
+        if saved.error is not None:
+            self._note("event", step=saved.step, what="checkpoint failed", error=str(saved.error))
+        else:
+            self._note("event", step=saved.step, what="checkpoint", **facts)
+        if saved.note:
+            self._note("event", step=saved.step, what="old checkpoints stay", why=saved.note)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -508,9 +519,3 @@ def _pairs(micro: Micro, backend: str) -> Tensor:
     opens[:, 1:] = micro.docs[:, 1:] != micro.docs[:, :-1]
     first = torch.where(opens, place, 0).cummax(1).values
     return (place - first + 1).double().sum()
-
-
-def _strict_flops(config: Config, tokens: int, pairs: float) -> float:
-    """Operations of a batch where only pairs that attend count: 12 H K for each, in each layer."""
-    shape = config.model
-    return flops_per_token(shape, 0) * tokens + 12 * shape.layers * shape.heads * shape.head_dim * pairs

@@ -46,7 +46,9 @@ def wanted(inputs: Inputs) -> Wanted:
             return ARCHIVE
         case "wikipedia":
             names = [f"*{ending}" for ending in given] or ["*.xml", "*.xml.bz2", "*.xml.gz", "*.xml.zst", "*.xml-p*"]
-            return Wanted("dumps of a wiki", tuple(names), ("*multistream-index*", "*.md5", "*.sha1", "*.part", "*.tmp"))
+            return Wanted(
+                "dumps of a wiki", tuple(names), ("*multistream-index*", "*.md5", "*.sha1", "*.part", "*.tmp")
+            )
         case "parquet":
             return Wanted("Parquet files", tuple(f"*{ending}" for ending in given or (".parquet",)))
         case "jsonl":

@@ -67,9 +67,7 @@ def _next_line(source: Source, at: int) -> int:
     return source.size
 
 
-def _lines(
-    path: str, inflated: Inflated, at: int, end: int | None, fields: Fields, max_bytes: int
-) -> Iterator[Item]:
+def _lines(path: str, inflated: Inflated, at: int, end: int | None, fields: Fields, max_bytes: int) -> Iterator[Item]:
     longest = ESCAPED * max_bytes + (1 << 20)
     flaws = (INFLATED,) if inflated.packed else ()
     buffer = bytearray()
@@ -195,7 +193,13 @@ def _columns(path: str, schema: pa.Schema, fields: Fields) -> list[str]:
     kind = schema.field(top).type
     if top == found[0] and not _is_text(kind):
         raise InputError(f"{path}: column {top} holds {kind}, not text; name another in the recipe, inputs.fields.text")
-    others = (*fields.of_body()[fields.of_body().index(found[0]) :], *fields.id, *fields.url, *fields.date, *fields.title)
+    others = (
+        *fields.of_body()[fields.of_body().index(found[0]) :],
+        *fields.id,
+        *fields.url,
+        *fields.date,
+        *fields.title,
+    )
     return sorted({name for other in others if (name := _top(other, names))})
 
 
@@ -210,7 +214,15 @@ def _top(name: str, names: set[str]) -> str:
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    named = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.string_view(), pa.binary_view(), pa.null())
+    named = (
+        pa.string(),
+        pa.large_string(),
+        pa.binary(),
+        pa.large_binary(),
+        pa.string_view(),
+        pa.binary_view(),
+        pa.null(),
+    )
     return kind in named
 
 

@@ -86,7 +86,9 @@ def read_file(path: str, name: str, tree: Tree) -> Iterator[Item]:
             # A text of which a part is missing would be taken for the whole, so all of it is lost.
             yield Damage(path, 0, source.size, inflated.damages[0].reason)
             return
-        yield _document(path, _unpacked(name) if inflated.packed else name, 0, source.size, "file", content, n, digest, tree)
+        yield _document(
+            path, _unpacked(name) if inflated.packed else name, 0, source.size, "file", content, n, digest, tree
+        )
 
 
 def _collect(chunks: Iterator[bytes] | Inflated, max_bytes: int) -> tuple[bytes, int, str]:

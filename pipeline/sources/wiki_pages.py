@@ -61,9 +61,7 @@ def _damage(account: Account) -> Damage:
     return Damage(damage.path, damage.offset, damage.length, damage.reason)
 
 
-def _document(
-    page: Page, split: DumpSplit, at: int, length: int, flaws: tuple[str, ...], max_bytes: int
-) -> Document:
+def _document(page: Page, split: DumpSplit, at: int, length: int, flaws: tuple[str, ...], max_bytes: int) -> Document:
     content = page.text.encode("utf-8", "surrogatepass")
     try:
         when = moment(page.timestamp)

@@ -195,7 +195,9 @@ def test_one_file_that_is_wrong_is_named_with_its_reason(tmp_path: Path) -> None
 
 def test_a_tree_of_code(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    good = "# Copyright 2024 the authors. MIT licence.\n\ndef mill(x):\n\treturn x * 2\n\n\nprint(mill(21), 'ready')\n" * 2
+    good = (
+        "# Copyright 2024 the authors. MIT licence.\n\ndef mill(x):\n\treturn x * 2\n\n\nprint(mill(21), 'ready')\n" * 2
+    )
     files = {
         "a/good.py": good.encode(),
         "a/copy.py": good.encode(),
@@ -218,7 +220,9 @@ def test_a_tree_of_code(tmp_path: Path) -> None:
     (tree / "a" / "gone.py").symlink_to(tree / "nowhere")
     results = []
     for partitions in (1, 4):
-        done = run(recipe("code"), [str(tree)], str(tmp_path / f"p{partitions}"), master="local[2]", partitions=partitions)
+        done = run(
+            recipe("code"), [str(tree)], str(tmp_path / f"p{partitions}"), master="local[2]", partitions=partitions
+        )
         results.append(digests(done.folder.path))
     assert results[0] == results[1]
     reasons = {row["url"] or row["warc_file"]: row["reason"] for row in check_account(done)}
@@ -243,7 +247,9 @@ PAGE = (
 
 def test_a_dump_of_wikipedia(tmp_path: Path) -> None:
     head = "<mediawiki><siteinfo><dbname>enwiki</dbname></siteinfo>\n"
-    pages = [PAGE.format(f"Mill {i}", i, "", f"'''Mill {i}''' is a [[mill]].\n\n== Past ==\n{prose(i)}") for i in range(60)]
+    pages = [
+        PAGE.format(f"Mill {i}", i, "", f"'''Mill {i}''' is a [[mill]].\n\n== Past ==\n{prose(i)}") for i in range(60)
+    ]
     pages[5] = PAGE.format("M", 5, '<redirect title="Mill 1" />', "#REDIRECT [[Mill 1]]")
     pages[6] = PAGE.format("M (disambiguation)", 6, "", "'''M''' may refer to:\n* [[Mill 1]]\n{{disambiguation}}")
     pages[7] = PAGE.format("Stub", 7, "", "A '''stub'''.")
@@ -279,7 +285,11 @@ def test_books(tmp_path: Path) -> None:
     )
     (tmp_path / "mills.txt.gz").write_bytes(gzip.compress(book.encode()))
     (tmp_path / "none.txt").write_bytes(b"\0" * 100)
-    page = "<html><head><title>Rivers</title></head><body>" + "".join(f"<p>{prose(2, 40)}</p>".split("\n")) + "</body></html>"
+    page = (
+        "<html><head><title>Rivers</title></head><body>"
+        + "".join(f"<p>{prose(2, 40)}</p>".split("\n"))
+        + "</body></html>"
+    )
     (tmp_path / "rivers.txt").write_text(page)
     done = run(recipe("books"), [str(tmp_path)], str(tmp_path / "out"), master="local[2]")
     reasons = {row["url"]: row["reason"] for row in check_account(done)}
@@ -293,7 +303,10 @@ def test_books(tmp_path: Path) -> None:
     ("text", "error"),
     [
         ("name: a\ninputs: {format: jsnol}\n", r"line 2: inputs.format.*'jsonl'"),
-        ("name: a\ninputs:\n  format: jsonl\n  fields: {txt: body}\n", r"line 4: unknown key 'inputs.fields.txt'.*'text'"),
+        (
+            "name: a\ninputs:\n  format: jsonl\n  fields: {txt: body}\n",
+            r"line 4: unknown key 'inputs.fields.txt'.*'text'",
+        ),
         ("name: a\ninputs:\n  format: code\n  fields: {text: body}\n", r"line 2: inputs: `fields` is for rows"),
         ("name: a\ninputs: {format: code, endings: [py]}\n", r"line 2: inputs.endings: an ending begins with a dot"),
         ("name: a\ninputs: {endings: [.gz]}\n", r"`endings` is for other formats"),
