@@ -7,12 +7,12 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test setup java lint types tests clean help
 
 help:
-	@echo "make demo   set up, then run the pipeline on the sample and show what it did"
+	@echo "make demo   set up, then run the pipeline on the sample, show what it did, and train on it"
 	@echo "make test   set up, then lint, type-check and test"
 	@echo "make clean  remove what the two made"
 
 demo: setup java
-	@rm -rf demo/out demo/gopher demo/tokenizer demo/tokens demo/mixed
+	@rm -rf demo/out demo/gopher demo/tokenizer demo/tokens demo/mixed demo/model
 	$(BIN)/crawlmill sample demo/web
 	$(BIN)/crawlmill run --recipe default --input demo/web --output demo/out --tolerate 0.25 \
 		--benchmarks demo/web/benchmarks.yaml
@@ -22,6 +22,7 @@ demo: setup java
 	$(BIN)/crawlmill tokenizer train demo/out --output demo/tokenizer --vocab-size 4096
 	$(BIN)/crawlmill tokenize demo/out --tokenizer demo/tokenizer --output demo/tokens
 	$(BIN)/crawlmill mix demo/web/mix.yaml --output demo/mixed
+	$(BIN)/crawlmill train --config demo/web/train.toml
 
 test: setup java lint types tests
 

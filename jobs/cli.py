@@ -23,6 +23,7 @@ from jobs import (
     tokenizer_commands,
 )
 from pipeline.errors import CrawlmillError, UsageError
+from trainer import commands as training_commands
 
 app = typer.Typer(
     name="crawlmill",
@@ -45,6 +46,7 @@ app.command(epilog="Example: crawlmill tokenize demo/out --tokenizer demo/tokeni
 )
 app.add_typer(token_commands.app, name="tokens")
 app.command(epilog="Example: crawlmill mix demo/mix.yaml --output demo/mixed")(mix_commands.mix)
+app.add_typer(training_commands.app, name="train")
 
 out = Console()
 err = Console(stderr=True)

@@ -1,6 +1,7 @@
 """The documentation is true: its code runs, its recipe loads, its tables are the tables."""
 
 import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -11,12 +12,14 @@ from classifiers.training import TrainingOptions
 from pipeline.contamination.benchmark import load_benchmarks
 from pipeline.contamination.options import Decontamination, Evidence
 from pipeline.recipe import load_recipe, parse_recipe, published_recipes
+from pipeline.sample import TRAIN
 from pipeline.scores import MODELS, HeadOptions, QualityOptions, Scoring, published
 from pipeline.signals.pii import KINDS, NAME_KINDS
 from pipeline.sources.documents import INFLATED, STREAM
 from pipeline.sources.options import CodeGate, Fields, Format
 from pipeline.sources.reading import BINARY, DISAMBIGUATION, REDIRECT
 from pipeline.sources.wiki_pages import OTHER_NAMESPACE
+from trainer import config as training_config
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
@@ -115,3 +118,21 @@ def test_the_page_on_tables_is_made_from_the_schemas() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_training_configs_in_the_docs_load_and_every_key_is_described(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "training.md"
+    texts = blocks(page, "toml")
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.toml").write_text(text, encoding="utf-8")
+        assert training_config.load(tmp_path / f"{number}.toml").phase
+    assert (
+        training_config.load(tmp_path / "0.toml", phases=tmp_path / f"{len(texts) - 1}.toml").data.batch_tokens
+        == 524_288
+    )
+    (tmp_path / "sample.toml").write_text(TRAIN)
+    assert training_config.load(tmp_path / "sample.toml").data.path == str(tmp_path.parent / "mixed")
+    described = page.read_text(encoding="utf-8")
+    for kind in (training_config.Config, *map(type, vars(training_config.Config()).values()), training_config.Phase):
+        for field in fields(kind) if is_dataclass(kind) else ():
+            assert f"`{field.name}`" in described, field.name

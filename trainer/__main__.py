@@ -11,10 +11,13 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except CrawlmillError as error:
-        if "--debug" in sys.argv:
-            raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # wrong arguments, in whichever Click Typer brings
+            raise
+        print(f"error: {error.format_message()}; see python -m trainer --help", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

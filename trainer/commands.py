@@ -10,9 +10,7 @@ from rich.table import Table
 
 from pipeline.errors import UsageError
 
-app = typer.Typer(
-    help="Train a model on token shards: `crawlmill train --config train.toml`.", invoke_without_command=True
-)
+app = typer.Typer(invoke_without_command=True)
 out = Console()
 
 
@@ -26,11 +24,14 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the config; may be repeated.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--from", help="Checkpoint of another run whose parameters and moments to start from.")
+        str | None,
+        typer.Option(
+            "--from", help="Another run, or one of its checkpoints, whose parameters and moments to start from."
+        ),
     ] = None,
     phases: Annotated[
         Path | None,
-        typer.Option(help="File whose [[phase]] and [data] replace the config's: to anneal from a checkpoint."),
+        typer.Option(help="Config file whose phases, and data if it has any, replace those of --config."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show plan, memory, time and cost; train nothing.")
@@ -39,7 +40,8 @@ def train(
         str | None, typer.Option(help="With --dry-run: the GPU to reckon with, such as H100; this machine's otherwise.")
     ] = None,
 ) -> None:
-    """Train: pretrain, anneal, or whatever phases the config has. Run the same command again to go on after a stop.
+    """Train a model on token shards: pretrain, anneal, or whatever phases the config has. Run the same command again to
+    go on after a stop.
 
     On many GPUs: torchrun --nproc-per-node 8 -m trainer --config train.toml
     """
@@ -47,15 +49,10 @@ def train(
         return
     if config is None:
         raise UsageError("no config named; crawlmill train --config FILE (docs/training.md has one to start from)")
-    from trainer.config import ConfigError, load
+    from trainer.config import load
 
-    loaded = load(config, changes or ())
-    if phases is not None:
-        loaded = _with_phases(loaded, phases)
-    if start is not None and not Path(start).exists():
-        raise ConfigError(
-            f"--from {start}: there is no such checkpoint; name a folder such as runs/a/checkpoints/step-00001000"
-        )
+    loaded = load(config, changes or (), phases)
+    found = _checkpoint(start) if start is not None else None
     if dry_run:
         _show_plan(loaded, hardware)
         return
@@ -65,7 +62,7 @@ def train(
 
     world = join(loaded.device, loaded.parallel, loaded.deterministic)
     try:
-        result = Trainer(loaded, world, Start(start) if start else None).run()
+        result = Trainer(loaded, world, Start(found) if found else None).run()
     finally:
         stop(world)
     if world.rank == 0:
@@ -91,15 +88,18 @@ def bench(
         out.print(row, highlight=False)
 
 
-def _with_phases(loaded: Any, path: Path) -> Any:
-    """The config with the phases, and what is said of data, of another file. Raises ConfigError."""
-    from dataclasses import replace
+def _checkpoint(start: str) -> str:
+    """The checkpoint that --from means: itself, or the newest of a run's folder. Raises ConfigError."""
+    from trainer.config import ConfigError
 
-    from trainer.config import load
-
-    other = load(path)
-    data = other.data if other.data.path or other.data.sources else loaded.data
-    return replace(loaded, phase=other.phase, data=data, out=other.out if other.out != "runs/run" else loaded.out)
+    folder = Path(start)
+    if (folder / "checkpoints").is_dir():
+        folder = max((folder / "checkpoints").glob("step-*"), default=folder / "checkpoints" / "step-*")
+    if not folder.exists():
+        raise ConfigError(
+            f"--from {start}: there is no such checkpoint; name a run, or a folder such as runs/a/checkpoints/step-00001000"
+        )
+    return str(folder)
 
 
 def _show_plan(loaded: Any, hardware: str | None) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import tomllib
 import types
 import typing
@@ -195,9 +196,32 @@ class Config:
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def load(path: str | Path, changes: Sequence[str] = ()) -> Config:
-    """Reads a .toml, .yaml or .json config and applies `changes`, such as `optim.lr=3e-4`. Raises ConfigError."""
-    path = Path(path)
+def load(path: str | Path, changes: Sequence[str] = (), phases: str | Path | None = None) -> Config:
+    """Reads a .toml, .yaml or .json config and applies `changes`, such as `optim.lr=3e-4`. Raises ConfigError.
+
+    `phases` is a second file, whose phases take the place of the first one's, and what it says of data and `out` too.
+    Paths in a config are relative to its file, those of `changes` to where the command runs.
+    """
+    body, where = _read(Path(path))
+    if phases is not None:
+        body, where = _with_phases(body, where, Path(phases))
+    for change in changes:
+        key, sign, value = change.partition("=")
+        if not sign:
+            raise ConfigError(f"--set {change!r}: write KEY=VALUE, such as optim.lr=3e-4")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {change}: {value!r} is no value: {getattr(error, 'problem', error)}") from None
+        _put(body, key.split("."), parsed, change)
+    return from_mapping(body, where)
+
+
+Where = Callable[[tuple[Any, ...]], str]
+"""From the keys that lead to a value to its place, for messages."""
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Where]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -212,28 +236,61 @@ def load(path: str | Path, changes: Sequence[str] = ()) -> Config:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
     if not isinstance(body, dict):
         raise ConfigError(f"{path}: a config is a mapping; see docs/training.md")
+    _settle_paths(body, path.parent)
 
     def where(keys: tuple[Any, ...]) -> str:
         line = line_of(node, keys) if node is not None else _toml_line(text, keys)
         return f"{path}, line {line}" if line else str(path)
 
-    for change in changes:
-        key, sign, value = change.partition("=")
-        if not sign:
-            raise ConfigError(f"--set {change!r}: write KEY=VALUE, such as optim.lr=3e-4")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {change}: {value!r} is no value: {getattr(error, 'problem', error)}") from None
-        _put(body, key.split("."), parsed, change)
-    return from_mapping(body, where)
+    return body, where
 
 
-def from_mapping(body: Mapping[str, Any], where: Any = None) -> Config:
+def _with_phases(body: dict[str, Any], where: Where, path: Path) -> tuple[dict[str, Any], Where]:
+    """A config with the phases, data and `out` of another file."""
+    other, other_where = _read(path)
+    for key in other:
+        if key not in ("out", "data", "phase"):
+            raise ConfigError(
+                f"{other_where((key,))}: a file of phases has out, data and phase; {key!r} stays that of the config"
+            )
+    data, more = body.get("data", {}), other.get("data", {})
+    if isinstance(data, dict) and isinstance(more, dict):
+        named = {"path", "sources", "held_out"} if {"path", "sources"} & set(more) else set()
+        more = {key: value for key, value in data.items() if key not in named} | more
+    return {**body, **other, "phase": other.get("phase", []), "data": more}, lambda keys: (
+        other_where if keys[:1] == ("phase",) or _holds(other, keys) else where
+    )(keys)
+
+
+def _holds(body: Any, keys: tuple[Any, ...]) -> bool:
+    for key in keys:
+        if not isinstance(body, dict) or key not in body:
+            return False
+        body = body[key]
+    return True
+
+
+def from_mapping(body: Mapping[str, Any], where: Where | None = None) -> Config:
     """A config from nested mappings. Raises ConfigError that names the key, and by `where(keys)` its place."""
     config = _build(Config, body, (), where or (lambda keys: "config"))
     _check(config)
     return config
+
+
+def _settle_paths(body: dict[str, Any], folder: Path) -> None:
+    """Makes paths those that they are for this process. What is no path is left for `_build` to refuse."""
+
+    def settle(at: Any, key: str) -> None:
+        if isinstance(at, dict) and isinstance(at.get(key), str):
+            at[key] = os.path.normpath(folder / at[key])
+
+    settle(body, "out")
+    data = body.get("data")
+    if isinstance(data, dict):
+        settle(data, "path")
+        for key in ("sources", "held_out"):
+            for name in data[key] if isinstance(data.get(key), dict) else ():
+                settle(data[key], name)
 
 
 def _put(body: dict[str, Any], keys: list[str], value: Any, change: str) -> None:

@@ -13,6 +13,7 @@
 | `benchmark.jsonl` | an invented benchmark; some pages quote its items |
 | `benchmarks.yaml` | what `crawlmill run --benchmarks` needs to know about it |
 | `mix.yaml` | two phases of training on the web, tokenized into a folder `tokens` beside it |
+| `train.toml` | a model of a million parameters to be trained on that mix, in a folder `mixed` beside it |
 | `truth.jsonl` | what should become of every content record and damaged stretch, and why |
 
 Kinds of pages are listed with their counts in `worthwhile` (kept), `planted` (kept today; duplicates, personal data,
@@ -75,6 +76,46 @@ phases:
     weights: {web: 1}
     within:
       web: {quality_bin: {0-9: 0, 10-: 1}}
+"""
+
+TRAIN = """\
+# A first look, half a minute on two cores. docs/training.md says what else there is.
+name = "sample"
+out = "../model"
+
+[model]
+layers = 2
+width = 64
+heads = 2
+kv_heads = 2
+head_dim = 32
+
+[data]
+path = "../mixed"
+seq_len = 128
+batch_tokens = 2048
+
+[optim]
+lr = 3e-3
+
+[parallel]
+compile = false
+
+[checkpoint]
+every = 50
+healthy = 20
+
+[log]
+every = 20
+evaluate = 50
+
+[[phase]]
+name = "pretrain"
+lr = {warmup = 20_000}
+
+[[phase]]
+name = "anneal"
+lr = {end = 0.0}
 """
 
 
@@ -149,6 +190,7 @@ def write_sample(folder: Path, seed: int = 0, pages: int = FULL) -> SampleSummar
     _write_lines(folder / "benchmark.jsonl", items)
     (folder / "benchmarks.yaml").write_text(BENCHMARKS, encoding="utf-8")
     (folder / "mix.yaml").write_text(MIX, encoding="utf-8")
+    (folder / "train.toml").write_text(TRAIN, encoding="utf-8")
     return SampleSummary(
         folder=folder,
         files=files,

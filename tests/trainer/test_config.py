@@ -228,3 +228,42 @@ def test_a_run_may_change_what_gets_it_on_and_nothing_that_it_learns_by() -> Non
         replace(base, phase=(Phase("a", 1),)),
     ]
     assert len({config.digest for config in (base, *other)}) == 7
+
+
+def test_paths_are_relative_to_the_file_and_those_of_changes_are_not(tmp_path: Path) -> None:
+    (tmp_path / "train.toml").write_text('out = "../model"\n[data.sources]\nweb = "tokens/web"\nbooks = "/books"\n')
+    config = load(tmp_path / "train.toml", ["data.held_out.wiki=here"])
+    assert config.out == str(tmp_path.parent / "model")
+    assert config.data.sources == {"web": str(tmp_path / "tokens" / "web"), "books": "/books"}
+    assert config.data.held_out == {"wiki": "here"}
+
+
+def test_a_file_of_phases_replaces_phases_and_what_it_says_of_data(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(
+        'out = "a"\n[optim]\nlr = 1e-3\n[data]\npath = "x"\nseq_len = 256\nbatch_tokens = 1024\n'
+        '[data.held_out]\nweb = "w"\n[[phase]]\nname = "pretrain"\n'
+    )
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "anneal.yaml").write_text(
+        "out: run\ndata: {path: mixed}\nphase:\n- {name: anneal, lr: {end: 0}}\n"
+    )
+    config = load(tmp_path / "a.toml", ["phase.anneal.tokens=5M"], tmp_path / "b" / "anneal.yaml")
+    assert [(phase.name, phase.tokens) for phase in config.phase] == [("anneal", 5_000_000)]
+    assert (config.out, config.data.path) == (str(tmp_path / "b" / "run"), str(tmp_path / "b" / "mixed"))
+    assert (config.data.seq_len, config.data.held_out, config.optim.lr) == (256, {}, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {path: mixed}\noptim: {lr: 1}\n", "anneal.yaml, line 2: .*'optim' stays that of the config"),
+        ("phase:\n- {name: anneal, warmup: 1}\n", "anneal.yaml, line 2: unknown key 'phase.0.warmup'"),
+        ("data: {seq: 1}\n", "anneal.yaml, line 1: unknown key 'data.seq'"),
+        ("data: 3\n", "anneal.yaml, line 1: data is a section"),
+    ],
+)
+def test_mistakes_in_a_file_of_phases_are_told_with_its_name(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.toml").write_text('[data]\npath = "x"\n')
+    (tmp_path / "anneal.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path / "a.toml", phases=tmp_path / "anneal.yaml")
