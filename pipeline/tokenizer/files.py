@@ -219,23 +219,28 @@ def _config(body: bytes, where: str) -> dict[str, Any]:
 def _vocabulary(built: Tokenizer, where: str) -> dict[int, str]:
     """The token of every id, without holes."""
     ids = built.get_vocab(with_added_tokens=True)
-    tokens = {id_: name for name, id_ in ids.items()}
+    tokens = {id_: name for name, id_ in sorted(ids.items())}
     if not tokens:
         raise InputError(f"{where} has no tokens")
     if len(tokens) != len(ids):
         twice = sorted(name for name, id_ in ids.items() if tokens[id_] != name)
         raise InputError(f"{where} gives an id to several tokens, such as {twice[0]!r} and {tokens[ids[twice[0]]]!r}")
-    missing = sorted(set(range(max(tokens) + 1)) - set(tokens))
-    if missing:
+    holes = max(tokens) + 1 - len(tokens)
+    if holes:
+        # Not a set of all ids: one that is too large by a slip would fill the memory.
+        first = next(id_ for id_ in range(len(tokens)) if id_ not in tokens)
         raise InputError(
-            f"{where} has holes in its vocabulary: {len(missing)} ids of {max(tokens) + 1} have no token, "
-            f"the first is {missing[0]}"
+            f"{where} has holes in its vocabulary: {holes:,} ids of {max(tokens) + 1:,} have no token, the first is {first}"
         )
     return tokens
 
 
 def _end(special: dict[str, int], ids: dict[str, int], eos: str | None, where: str) -> str:
-    shown = ", ".join(sorted(special, key=special.__getitem__)[:20]) or "none"
+    if not special:
+        raise UsageError(
+            f"{where} has no special tokens, and one must end a text; add one to its `added_tokens` with `special: true`"
+        )
+    shown = ", ".join(sorted(special, key=special.__getitem__)[:20])
     if eos is None:
         found = next((name for name in END_NAMES if name in special), None)
         if found is None:

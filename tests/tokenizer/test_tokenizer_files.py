@@ -67,6 +67,9 @@ def test_a_vocabulary_with_holes() -> None:
     body = edited(model=model | {"vocab": wider}, added_tokens=[])
     with pytest.raises(InputError, match="holes in its vocabulary: 5 ids of 905 have no token, the first is 501"):
         parse(body)
+    far = {token: 2**31 if id_ == 700 else id_ for token, id_ in model["vocab"].items()}
+    with pytest.raises(InputError, match="have no token, the first is 700"):
+        parse(edited(model=model | {"vocab": far}, added_tokens=[]))
 
 
 def test_merges_that_are_dropped_at_random() -> None:
@@ -76,7 +79,7 @@ def test_merges_that_are_dropped_at_random() -> None:
 
 def test_the_end_of_text_must_be_clear() -> None:
     (end,) = trained().config["added_tokens"]
-    with pytest.raises(UsageError, match=r"no end-of-text token of a usual name; name one .* with --eos: none"):
+    with pytest.raises(UsageError, match="no special tokens, and one must end a text"):
         parse(edited(added_tokens=[]))
     model = trained().config["model"]
     renamed = {"<|fin|>" if token == end["content"] else token: id_ for token, id_ in model["vocab"].items()}
