@@ -16,7 +16,9 @@ from pipeline.tables import (
     DUPLICATES,
     EDITS,
     INPUTS,
+    MIXED_DOCUMENTS,
     RECORDS,
+    TOKEN_DOCUMENTS,
     describe,
 )
 
@@ -60,6 +62,14 @@ def page() -> str:
         ),
         "curated": ("what people load", CURATED),
         "references": ("what `crawlmill references` writes: one row for each address that a dump cites", REFERENCES),
+        "SHARD.docs.parquet": (
+            "what `crawlmill tokenize` writes beside each shard: one row a document",
+            TOKEN_DOCUMENTS,
+        ),
+        "SHARD.docs.parquet of a mix": (
+            "what `crawlmill mix` writes beside each shard: one row a document, or a stretch of one",
+            MIXED_DOCUMENTS,
+        ),
         "missing": ("what `crawlmill classifier train` lists to be fetched", LISTING),
     }
     parts = [_HEAD]
