@@ -14,7 +14,7 @@ import torch
 from trainer.config import Config, ConfigError, Model
 from trainer.data import Corpus
 from trainer.loader import rows_at_once
-from trainer.loss import CHUNK
+from trainer.loss import chunk_tokens
 from trainer.metrics import clock_time, peak
 from trainer.model import ffn_width, flops_per_token, n_parameters, padded_vocab
 
@@ -196,16 +196,16 @@ def memory(shape: Model, optimizer: str, kept: int, item: int, micro_tokens: int
     # the embedding and head in FP32.
     cast = matrices * 2 if item == 2 else 0
     gathered = 2 * hidden // shape.layers * item + (n - hidden) * 4
-    chunk = min(CHUNK, micro_tokens)
+    chunk = min(chunk_tokens(shape.vocab_size, "cuda" if item == 2 else "cpu"), micro_tokens)
     return Memory(
         masters=4 * n // ranks,
         gradients=4 * n // ranks,
         moments=_moments(shape, optimizer) // ranks,
         copies=cast if ranks == 1 else gathered,
         activations=kept,
-        # FP32 logits, their exponentials, and the gradient in the type of the computation; then what is kept until the
-        # backward pass scales it.
-        logits=chunk * shape.vocab_size * (8 + item) + 4 * head + micro_tokens * shape.width * item,
+        # Logits, which in FP32 become their gradient in place; in BF16 there are FP32 exponentials and a gradient beside
+        # them. Then what is kept until the backward pass scales it.
+        logits=chunk * shape.vocab_size * (4 if item == 4 else 8) + 4 * head + micro_tokens * shape.width * item,
     )
 
 

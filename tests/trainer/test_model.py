@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from trainer import config
 from trainer.attention import attend, choose, scope
-from trainer.loss import _chunk, linear_cross_entropy, token_losses
+from trainer.loss import _turn, chunk_tokens, linear_cross_entropy, token_losses
 from trainer.model import Decoder, ffn_width
 from trainer.optim import Optimizer
 
@@ -263,14 +263,42 @@ def test_the_loss_in_chunks_is_the_loss(chunk: int) -> None:
     assert (each[targets == -1] == 0).all()
 
 
-def test_a_chunk_of_the_loss_compiles_without_a_break() -> None:
-    generator = torch.Generator().manual_seed(0)
-    args = (torch.randn(8, 16, generator=generator), torch.randn(50, 16, generator=generator), torch.arange(-1, 7))
-    compiled = torch.compile(_chunk, backend="aot_eager", fullgraph=True, dynamic=False)
-    for learns in (True, False):
-        for a, b in zip(compiled(*args, 1e-3, learns), _chunk(*args, 1e-3, learns), strict=True):
-            assert a is b is None or torch.allclose(a, b, atol=1e-6)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_chunk_of_the_loss_compiles_without_a_break(dtype: torch.dtype) -> None:
+    """Compiled it takes another way to the same gradient, which is that of autograd."""
+    targets, learns = torch.arange(-1, 7), True
+    logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    exact = logits.clone().float().requires_grad_()
+    log_z = torch.logsumexp(exact, -1)[1:]
+    nll = functional.cross_entropy(exact, targets, ignore_index=-1, reduction="sum")
+    total = nll + 1e-3 * log_z.square().sum()
+    total.backward()
+    compiled = torch.compile(_turn, backend="aot_eager", fullgraph=True, dynamic=False)
+    for run in (_turn, compiled):
+        sums, gradient = run(logits.clone(), targets, 1e-3, learns)
+        torch.testing.assert_close(sums, torch.stack([total, nll, torch.tensor(7.0)]).detach())
+        assert gradient is not None and gradient.dtype == dtype and exact.grad is not None
+        torch.testing.assert_close(gradient, exact.grad.to(dtype))
+        sums, gradient = run(logits.clone(), targets, 1e-3, False)
+        assert gradient is None and sums[1].item() == pytest.approx(nll.item(), rel=1e-5)
     torch._dynamo.reset()
+
+
+def test_chunks_follow_the_vocabulary_and_the_device() -> None:
+    sizes = {n: (chunk_tokens(n, "cpu"), chunk_tokens(n, "cuda")) for n in (128, 4_096, 16_384, 50_304, 262_144)}
+    assert sizes[16_384] == (256, 16_384) and sizes[50_304] == (256, 4_096)
+    for n, (cpu, cuda) in sizes.items():
+        assert cuda >= cpu >= 256 and cpu & (cpu - 1) == cuda & (cuda - 1) == 0
+        assert cuda * n <= 1 << 28 and (cpu * n <= 1 << 22 or cpu == 256)
+
+
+def test_a_second_backward_pass_is_refused_instead_of_wrong() -> None:
+    """The first one scales in place what is kept for it."""
+    hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(9, 8)
+    found = linear_cross_entropy(hidden, weight, torch.arange(4))
+    (found.total / 3).backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace"):
+        (found.total / 3).backward()
 
 
 def test_a_batch_with_nothing_to_learn_has_no_loss_and_no_gradient() -> None:
