@@ -81,7 +81,9 @@ class Checkpoints:
         self._pending: list[Saved] = []
         self._ended: list[Saved] = []
         self._stager: DefaultStager | None = None
+        self._unproven: set[int] = set()
         self._together(self._sweep, "the folder of checkpoints cannot be used")
+        self._unproven |= {at for at, path in self.list() if not (path / GOOD).exists()}
 
     # Writing
 
@@ -120,7 +122,7 @@ class Checkpoints:
             self._thread.start()
             return None
         self._write(step, tensors, text, began, None)
-        done = self._pending.pop()
+        done = self._done()
         if done.error is not None:
             raise done.error
         return done
@@ -144,11 +146,19 @@ class Checkpoints:
             self._stager = None
 
     def promote(self, step: int) -> None:
-        """Says that the run was healthy long enough after the checkpoints up to `step`: a rollback may return to them."""
+        """Says that the run was healthy long enough after the checkpoints up to `step`: a rollback may return to them. Costs
+        nothing where there are none: it can be said after every step."""
+        proven = {at for at in self._unproven if at <= step}
+        if not proven:
+            return
+        self._unproven -= proven
         if self.world.rank == 0:
-            for at, path in self.list():
-                if at <= step and not (path / GOOD).exists():
-                    (path / GOOD).touch()
+            try:
+                for at, path in self.list():
+                    if at in proven:
+                        (path / GOOD).touch()
+            except OSError:  # a full disk, of which the next save tells; this is tried again then
+                self._unproven |= proven
 
     def drop_after(self, step: int) -> None:
         """Removes the checkpoints of later steps: what a rollback has given up must not be resumed from."""
@@ -160,6 +170,7 @@ class Checkpoints:
                     _remove(path)
 
         self._together(drop, "checkpoints that were given up cannot be removed")
+        self._unproven = {at for at in self._unproven if at <= step}
 
     # Reading
 
@@ -174,7 +185,13 @@ class Checkpoints:
         return sorted(found)
 
     def latest(self, good: bool = False) -> Path | None:
-        """The newest checkpoint, or the newest that was promoted."""
+        """The newest checkpoint, or the newest that was promoted: the same on all ranks, which must all ask."""
+        if self.world.size == 1:
+            return self._newest(good)
+        self._join()
+        return self._gathered(self._newest(good))[0]
+
+    def _newest(self, good: bool = False) -> Path | None:
         paths = [path for _, path in self.list() if not good or (path / GOOD).exists()]
         return paths[-1] if paths else None
 
@@ -220,7 +237,13 @@ class Checkpoints:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            self._ended.append(self._pending.pop())
+            self._ended.append(self._done())
+
+    def _done(self) -> Saved:
+        done = self._pending.pop()
+        if done.error is None:
+            self._unproven.add(done.step)
+        return done
 
     def _write(self, step: int, tensors: dict[str, Tensor], state: str, began: float, stall: float | None) -> None:
         """Writes one checkpoint and leaves in `_pending` how it ended. In a thread: nothing may be raised."""
@@ -234,7 +257,7 @@ class Checkpoints:
             wrong = [f"a rank was lost ({_reason(lost)})"]
         error = None
         if wrong:
-            kept = self.latest()
+            kept = self._newest()
             error = CheckpointError(
                 f"checkpoint of step {step} was not saved: {wrong[0]}; "
                 + (f"the newest one is {kept.name}, and it is whole" if kept else "there is no earlier one")
@@ -374,16 +397,16 @@ class Checkpoints:
 
 
 def manifest(path: Path | str) -> dict[str, Any]:
-    """The manifest of a checkpoint, `about` and the files among it. Raises CheckpointError where it is missing or damaged."""
+    """The manifest of a checkpoint: `about`, the files, `sha256` of it all. Raises CheckpointError where it is damaged."""
     path = Path(path)
     try:
         body = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        said = body.pop("sha256")
+        said = body["sha256"]
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is no checkpoint: it has no {MANIFEST}") from error
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path / MANIFEST} cannot be read: {_reason(error)}") from error
-    if said != _digest(body):
+    if said != _digest({name: value for name, value in body.items() if name != "sha256"}):
         raise CheckpointError(f"{path / MANIFEST} is not what was written: its SHA-256 differs")
     if body["format"] != FORMAT:
         raise CheckpointError(f"{path} is of format {body['format']}, this version reads {FORMAT}")

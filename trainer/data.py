@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trainer import config
 from trainer.config import Config, ConfigError
 from trainer.plan import Plan, PlanError, Source, Wanted
@@ -15,7 +17,8 @@ from trainer.windows import Packed, Windows
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Text of one source that is never trained on: its first samples are what is evaluated."""
+    """Text of one source that is never trained on: its first samples are what is evaluated. They are as long as the longest
+    of training, or all that there is where that is less."""
 
     name: str
     windows: Windows
@@ -29,6 +32,8 @@ class Corpus:
     phases: tuple[config.Phase, ...]
     """The config's phases with tokens and mix filled in, in the order of the plan's."""
     held_out: tuple[HeldOut, ...]
+    not_held: tuple[str, ...]
+    """Sources of which no text could be kept back: they have too little for the share."""
     tokenizer: dict[str, Any]
     """As tokens.json has it: sha256, vocab_size, eos, dtype."""
     tokenizer_file: Path
@@ -52,44 +57,55 @@ def open_corpus(options: Config) -> Corpus:
         tokenizer_file = next(iter(stores.values())).folder / "tokenizer.json"
         share = data.held_out_share if not data.held_out else 0.0
     held_stores = {name: TokenStore.open(path, data.verify) for name, path in (data.held_out or kept).items()}
+    _refuse_trained_on(stores, held_stores)
     tokenizer = _one_tokenizer({**stores, **{f"held_out {name}": store for name, store in held_stores.items()}})
 
-    ends = {key: store.n_tokens - int(store.n_tokens * share) for key, store in stores.items()}
+    ends = {key: _end_of_training(store, share) for key, store in stores.items()}
     streams: dict[tuple[str, int], Windows | Packed] = {}
     kind = Packed if data.packing == "best_fit" else Windows
-    wanted = []
+    wanted, settled = [], []
     for phase in phases:
         seq_len = phase.seq_len or data.seq_len
-        sources = []
-        for name, weight in phase.mix.items():
+        of_source = {}
+        for name in phase.mix or stores:
             key = f"{phase.name}/{name}" if schedule is not None else name
             if (key, seq_len) not in streams:
                 streams[key, seq_len] = kind(stores[key], seq_len, 0, ends[key])
-            sources.append(Source(name, weight, streams[key, seq_len]))
-        assert phase.tokens is not None
-        wanted.append(
-            Wanted(phase.name, phase.tokens, seq_len, phase.batch_tokens or data.batch_tokens, tuple(sources))
-        )
+            of_source[name] = streams[key, seq_len]
+        mix = phase.mix or {name: float(stream.n_samples) for name, stream in of_source.items()}
+        once = sum(stream.n_samples for name, stream in of_source.items() if mix[name] > 0) * seq_len
+        tokens = once if phase.tokens is None else phase.tokens
+        sources = tuple(Source(name, mix[name], stream) for name, stream in of_source.items())
+        wanted.append(Wanted(phase.name, tokens, seq_len, phase.batch_tokens or data.batch_tokens, sources))
+        settled.append(replace(phase, mix=mix, tokens=tokens))
     plan = Plan(wanted, options.seed, tokenizer["eos"], data.max_epochs)
 
     longest = max(phase.seq_len for phase in plan.phases)
-    if held_stores:
-        held = [HeldOut(name, Windows(store, longest)) for name, store in held_stores.items()]
-    else:
-        held = [
-            HeldOut(name, Windows(store, longest, ends[name]))
-            for name, store in stores.items()
-            if schedule is None and share > 0
-        ]
-    held = [part for part in held if part.windows.n_samples > 0]
+    wanted_parts = [(name, store, 0) for name, store in held_stores.items()]
+    if share > 0:
+        wanted_parts += [(name, store, ends[name]) for name, store in stores.items()]
+    held = [
+        HeldOut(name, Windows(store, min(longest, store.n_tokens - first - 1), first))
+        for name, store, first in wanted_parts
+        if store.n_tokens - first > 1
+    ]
     return Corpus(
         plan,
-        tuple(phases),
+        tuple(settled),
         tuple(held),
+        tuple(name for name, store, first in wanted_parts if store.n_tokens - first <= 1),
         tokenizer,
         tokenizer_file,
-        _digest(options, phases, stores),
+        _digest(options, settled, stores),
     )
+
+
+def _end_of_training(store: TokenStore, share: float) -> int:
+    """The token of a store from which on its text is held out: the first document that begins in the last `share` of it, so
+    that none is learned from in part. Where none begins there, the last one is cut."""
+    cut = store.n_tokens - int(store.n_tokens * share)
+    found = int(store.starts[np.searchsorted(store.starts, cut)])
+    return found if found < store.n_tokens else cut
 
 
 def _schedule(path: str | None) -> tuple[Path, dict[str, Any]] | None:
@@ -141,7 +157,7 @@ def _of_schedule(
 
 
 def _of_folders(options: Config) -> tuple[dict[str, TokenStore], list[config.Phase]]:
-    """Stores by the names of sources, and the config's phases."""
+    """Stores by the names of sources, and the config's phases: without a mix they read all of them."""
     data = options.data
     named = dict(data.sources)
     if data.path is not None:
@@ -151,17 +167,24 @@ def _of_folders(options: Config) -> tuple[dict[str, TokenStore], list[config.Pha
     if not named:
         raise ConfigError("nothing to read: set data.path to a mixed or token folder, or data.sources to several")
     stores = {name: TokenStore.open(path, data.verify) for name, path in named.items()}
-    phases = []
-    for phase in options.phase or (config.Phase("pretrain"),):
+    phases = list(options.phase) or [config.Phase("pretrain")]
+    for phase in phases:
         for name in phase.mix:
             if name not in stores:
                 raise ConfigError(
                     f"phase {phase.name!r} reads {name!r}, which is not in data.sources: {', '.join(stores)}"
                 )
-        mix = phase.mix or {name: float(store.n_tokens) for name, store in stores.items()}
-        tokens = phase.tokens or sum(int(s.n_tokens * (1 - data.held_out_share)) for n, s in stores.items() if n in mix)
-        phases.append(replace(phase, mix=mix, tokens=tokens))
     return stores, phases
+
+
+def _refuse_trained_on(stores: dict[str, TokenStore], held: dict[str, TokenStore]) -> None:
+    read = {store.folder.resolve(): name for name, store in stores.items()}
+    for name, store in held.items():
+        if store.folder.resolve() in read:
+            raise ConfigError(
+                f"held-out {name!r} is {store.folder}, which {read[store.folder.resolve()]!r} trains on: name a folder that "
+                "no source reads, or leave data.held_out out and a share of each source is kept back"
+            )
 
 
 def _one_tokenizer(stores: dict[str, TokenStore]) -> dict[str, Any]:

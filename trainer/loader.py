@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.plan import Batch, Plan, PlannedPhase
+from trainer.plan import Plan, PlannedPhase
 from trainer.state import Skipped, next_sample
+
+MICRO_TOKENS = 16_384
+"""Tokens of a forward pass where the config does not say: 1.3 billion parameters need some 28 GB of activations for them."""
 
 
 class Micro(NamedTuple):
@@ -24,7 +27,6 @@ class Micro(NamedTuple):
     tokens: Tensor
     targets: Tensor
     docs: Tensor
-    source: np.ndarray
     n_docs: int
     """Documents, and pieces of them, of all samples."""
 
@@ -88,6 +90,8 @@ class Loader:
 
     def _fill(self) -> None:
         try:
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)  # each thread has a current one: pinning must not wake the first GPU
             step, sample = self._start
             while step < self.plan.steps and not self._stopped.is_set():
                 phase = self.plan.phase_of(step)
@@ -115,20 +119,21 @@ class Loader:
         first = sample + self.rank * rows
         at_once = rows_at_once(rows, phase.seq_len, self.micro_tokens)
         batch = self.plan.read(phase, np.arange(first, first + rows))
-        micros = [self._to_device(batch, start, at_once) for start in range(0, rows, at_once)]
+        micros = []
+        for start in range(0, rows, at_once):
+            part = slice(start, start + at_once)
+            micros.append(to_device(batch.tokens[part], batch.targets[part], batch.docs[part], self.device))
         return Step(step, phase, sample, micros)
 
-    def _to_device(self, batch: Batch, start: int, n: int) -> Micro:
-        rows = slice(start, start + n)
-        parts = [
-            torch.from_numpy(np.ascontiguousarray(part[rows])) for part in (batch.tokens, batch.targets, batch.docs)
-        ]
-        if self.device.type == "cuda":
-            parts = [part.pin_memory().to(self.device, non_blocking=True) for part in parts]
-        tokens, targets, docs = parts
-        numbers = batch.docs[rows]
-        n_docs = int((numbers[:, -1] - numbers[:, 0] + 1).sum())
-        return Micro(tokens, targets, docs, batch.source[rows], n_docs)
+
+def to_device(tokens: np.ndarray, targets: np.ndarray, docs: np.ndarray, device: torch.device) -> Micro:
+    """What is computed at once, on the device, which is not waited for."""
+
+    def moved(part: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(part))
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    return Micro(moved(tokens), moved(targets), moved(docs), int((docs[:, -1] - docs[:, 0] + 1).sum()))
 
 
 def rows_at_once(rows: int, seq_len: int, micro_tokens: int) -> int:

@@ -165,11 +165,12 @@ def scale_gradients(model: nn.Module, by: Tensor) -> None:
 
 
 def sum_over_ranks(tensor: Tensor, world: World) -> Tensor:
-    """The tensor, summed in place over all that read different rows; integers and floats on the device."""
+    """The tensor, summed in place over all that read different rows, and the same on all ranks to the bit. Ranks that read
+    the same rows count once: of floats their mean, so a 1 on any of them is above 0 on all; integers must be equal there."""
     if world.mesh is not None:
-        for name in ("shard", "replicas"):
-            if world.mesh[name].size() > 1:
-                dist.all_reduce(tensor, group=world.mesh.get_group(name))
+        dist.all_reduce(tensor)
+        if world.tensor > 1:
+            tensor.div_(world.tensor, rounding_mode=None if tensor.is_floating_point() else "floor")
     return tensor
 
 

@@ -6,6 +6,7 @@ many of a block a source gives is settled exactly (whole phases have exactly the
 a block their order is a keyed permutation.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -119,7 +120,7 @@ class Plan:
                     raise PlanError(
                         f"phase {phase.name!r} would read {name} {epochs:.2f} times ({stream.n_tokens:,} tokens are there), "
                         f"and data.max_epochs is {max_epochs:g}: lower its share or the tokens of the phase, add data, "
-                        f"or set data.max_epochs={epochs:.0f}"
+                        f"or set data.max_epochs={math.ceil(epochs)}"
                     )
         self.steps = step
 
@@ -184,13 +185,7 @@ class Plan:
         held = np.empty((len(source), phase.seq_len + 1), np.int64)
         for row, (number, index) in enumerate(zip(source.tolist(), inside.tolist(), strict=True)):
             phase.streams[number].read(index, held[row])
-        targets = np.maximum(held[:, 1:], IGNORED)
-        torn = held < IGNORED
-        if torn.any():
-            held[torn] = CONTEXT - held[torn]
-        tokens = held[:, :-1]
-        docs = np.cumsum((tokens == self.eos) | torn[:, :-1], axis=1, dtype=np.int32)
-        return Batch(np.maximum(tokens, 0), targets, docs, source)
+        return Batch(*split(held, self.eos), source)
 
     def epochs(self) -> Mapping[str, float]:
         """How often each source will have been read when the plan is done, by name."""
@@ -199,6 +194,17 @@ class Plan:
             for name, n, first, stream in zip(phase.sources, phase.samples, phase.first, phase.streams, strict=True):
                 done[name] = max(done.get(name, 0.0), (first + n) / stream.n_samples)
         return done
+
+
+def split(held: np.ndarray, eos: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, targets and docs of a `Batch`, from rows as a `Stream` writes them (samples, seq_len + 1). Uses `held` up."""
+    targets = np.maximum(held[:, 1:], IGNORED)
+    torn = held < IGNORED
+    if torn.any():
+        held[torn] = CONTEXT - held[torn]
+    tokens = held[:, :-1]
+    docs = np.cumsum((tokens == eos) | torn[:, :-1], axis=1, dtype=np.int32)
+    return np.maximum(tokens, 0), targets, docs
 
 
 def largest_remainder(total: int, weights: Sequence[float]) -> list[int]:

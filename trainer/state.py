@@ -16,7 +16,8 @@ class Skipped(NamedTuple):
 class RunState:
     """Everything is a number that all ranks share; nothing of it depends on how many there are.
 
-    `step` is the next step to take, `sample` the first sample of its phase that it reads, `tokens` what was learned from.
+    `step` is the next step to take, `sample` the first sample of its phase that it reads, `tokens` what was learned from,
+    `withheld` how many steps were left out, `loss` that of the last step, None before the first and where it was not finite.
     """
 
     step: int = 0
@@ -24,6 +25,8 @@ class RunState:
     tokens: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     judge: dict[str, Any] = field(default_factory=dict)
+    withheld: int = 0
+    loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the checkpoint."""

@@ -3,11 +3,12 @@
 import json
 import math
 import signal
+import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -16,13 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import CrawlmillError, UsageError
+from pipeline.errors import StorageError, UsageError
 from trainer.attention import choose, scope
-from trainer.checkpoint import Checkpoints, Saved
+from trainer.checkpoint import CheckpointError, Checkpoints, Saved
 from trainer.config import Config
-from trainer.data import Corpus, HeldOut, open_corpus
+from trainer.data import Corpus, open_corpus
+from trainer.evaluation import Evaluation
+from trainer.failures import AbortedError, StoppedError, explained
 from trainer.guard import Judge, Seen, Verdict, Watch
-from trainer.loader import Loader, Micro, Step
+from trainer.identity import SETTINGS, check_other, check_own, identity, settings
+from trainer.loader import MICRO_TOKENS, Loader, Micro, Step
 from trainer.metrics import Log, plot, strict_flops
 from trainer.model import Decoder, flops_per_token, padded_vocab
 from trainer.optim import Optimizer, factor
@@ -31,24 +35,12 @@ from trainer.plan import PlannedPhase
 from trainer.state import RunState, Skipped
 from trainer.tokenizer import token_bytes
 
-MICRO_TOKENS = 16_384
-"""Tokens of a forward pass where the config does not say: 1.3 billion parameters need some 28 GB of activations for them."""
-
-
-class AbortedError(CrawlmillError):
-    """The run went back as often as it may and still fails. A diagnosis lies in the run's folder."""
-
-    exit_code = 4
-
-
-class StoppedError(CrawlmillError):
-    """A signal asked the run to stop; it saved and can go on."""
-
-    exit_code = 143
+RECENT = 64
+"""Steps that a diagnosis tells of."""
 
 
 class Result(NamedTuple):
-    """How a run ended."""
+    """How a run ended. `loss` is that of the last step in nats a token, NaN where it was not finite."""
 
     step: int
     loss: float
@@ -64,79 +56,103 @@ class Start:
     checkpoint: str
 
 
+class Taken(NamedTuple):
+    """A step that the device computes, or has computed, and that the host has not looked at yet."""
+
+    step: Step
+    rate: float
+    tokens: int
+    """Tokens of the run with it."""
+    numbers: Tensor
+
+
 class Trainer:
     """A run, ready to go: `Trainer(config, world).run()`."""
 
     def __init__(self, config: Config, world: World, start: Start | None = None) -> None:
         self.world = world
+        self.device = world.device
         self.corpus: Corpus = open_corpus(config)
         self.plan = self.corpus.plan
         self.config = config = _complete(config, self.corpus)
-        self.device = world.device
+        self.micro_tokens = config.micro_tokens or MICRO_TOKENS
         _check_batches(self.plan.phases, world.data_size)
         dtype = _dtype(config.dtype, self.device)
-        with torch.device("meta"):
-            model = Decoder(config.model, dtype)
-        self.model = prepare(model, config.parallel, world)
-        self.model.initialise(config.seed)
-        self.optimizer = Optimizer(self.model, config.optim)
+        self.backend = choose(self.device, dtype, config.data.document_mask)
+        self.folder = Path(config.out)
+        self.identity = identity(config, self.corpus, start.checkpoint if start else None)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, world, self.identity)
+        with self._explained():
+            with torch.device("meta"):
+                model = Decoder(config.model, dtype)
+            self.model = prepare(model, config.parallel, world)
+            self.optimizer = Optimizer(self.model, config.optim)
         self.watch = Watch(config.guard, self.device)
         self.judge = Judge(config.guard, self.plan.steps)
         self.state = RunState()
-        self.backend = choose(self.device, dtype, config.data.document_mask)
-        self.folder = Path(config.out)
-        self.identity = {
-            "config": config.digest,
-            "plan": self.corpus.digest,
-            "tokenizer": self.corpus.tokenizer["sha256"],
-            "model": asdict(config.model),
-        }
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, world, self.identity)
-        self._start = start
-        self._bytes = torch.from_numpy(_byte_counts(self.corpus, config.model.vocab_size)).to(self.device)
-        self._stopping = False
-        self._skipped_steps = 0
-        self._held: dict[str, float] = {}
+        self.evaluation = Evaluation(
+            world,
+            self.backend,
+            _byte_counts(self.corpus, config.model.vocab_size),
+            self.plan.eos,
+            config.log.evaluate_tokens,
+            self.micro_tokens,
+        )
         self.log: Log | None = None
+        self._start = start
+        self._held: dict[str, float] = {}
+        self._recent: deque[Seen] = deque(maxlen=RECENT)
+        self._saved: int | None = None  # step of the newest checkpoint
+        self._asked = False  # whether this rank was told to stop
+        self._leaving = False  # whether all ranks know that one was
 
     # What a run does, from the outside in.
 
     def run(self) -> Result:
-        """Trains from where the run is to the end of the plan. Raises AbortedError, StoppedError, and what files raise."""
-        self._begin()
-        with self._signals():
-            last = math.nan
-            while self.state.step < self.plan.steps:
-                last = self._stretch()
-            self._say(self.checkpoints.wait())
+        """Trains from where the run is to the end of the plan.
+
+        Raises AbortedError, StoppedError, MemoryFullError, RankLostError, CheckpointError, and what shards raise.
+        """
+        with self._explained():
+            self._begin()
+            with self._signals():
+                # A look that was due may have been cut off.
+                if self.state.step > 0 and (self.state.sample == 0 or self._due(self.config.log.evaluate)):
+                    self._look()
+                while self.state.step < self.plan.steps:
+                    if self._leaving:
+                        self._stop()
+                    self._stretch()
+                self._say(self.checkpoints.wait())
+                if self._saved != self.state.step:
+                    self._save(asynchronous=False, must=True)
         self.checkpoints.close()
-        self._note("end", step=self.state.step, tokens=self.state.tokens, loss=last, bits_per_byte=self._held)
+        loss = math.nan if self.state.loss is None else self.state.loss
+        self._note("end", step=self.state.step, tokens=self.state.tokens, loss=loss, bits_per_byte=self._held)
         if self.log is not None:
             self.log.close()
         if self.world.rank == 0:
-            plot(self.folder)
-        return Result(self.state.step, last, dict(self._held), len(self.judge.rollbacks), self._skipped_steps)
+            _draw(self.folder)
+        return Result(self.state.step, loss, dict(self._held), len(self.judge.rollbacks), self.state.withheld)
 
     def _begin(self) -> None:
         """Takes up the run's newest checkpoint, or another run's, or starts afresh."""
-        if self.world.rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
         newest = self.checkpoints.latest()
-        if newest is not None and self._start is not None:
-            raise UsageError(
-                f"{self.folder} holds a run already ({newest.name}): a run that starts from another's checkpoint "
-                "needs a folder of its own (out)"
-            )
         if newest is not None:
-            self._load(self.checkpoints.load(newest, self.model, self.optimizer, self.watch.state()))
-        elif self._start is not None:
-            found = self.checkpoints.load(self._start.checkpoint, self.model, self.optimizer, self.watch.state())
-            self._refuse_other(found, ("model", "tokenizer"), self._start.checkpoint)
-            self.watch.clear()
-        self.log = Log(self.folder, self.config.log, self.world.rank)
+            about = check_own(newest, self.identity, self.config)
+            self._load(newest, about["guard_window"] == self.config.guard.window)
+        else:
+            if self._start is not None:
+                check_other(self._start.checkpoint, self.identity)
+            self._take_up_start()
+        self.checkpoints.reserve(self.model, self.optimizer, self.watch.state())
         if self.world.rank == 0:
-            body = {**asdict(self.config), "digest": self.config.digest}
-            (self.folder / "config.json").write_text(json.dumps(body, indent=1))
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / SETTINGS).write_text(json.dumps(settings(self.config), indent=1), encoding="utf-8")
+            except OSError as error:
+                raise StorageError(f"cannot write to {self.folder}: {error.strerror}; set another out") from error
+        self.log = Log(self.folder, self.config.log, self.world.rank)
         self._note(
             "start",
             step=self.state.step,
@@ -149,107 +165,93 @@ class Trainer:
             phases=[{"name": p.name, "first_step": p.first_step, "steps": p.steps} for p in self.plan.phases],
             torch=torch.__version__,
         )
+        for name in self.corpus.not_held:
+            self._note("event", step=self.state.step, what="nothing held out", source=name)
 
-    def _load(self, found: Mapping[str, Any]) -> None:
-        self._refuse_other(found, ("config", "plan", "tokenizer"), str(self.folder))
-        self.state = RunState.of_json(found["run"])
+    def _take_up_start(self) -> None:
+        """Parameters and moments as they are before the first step."""
+        if self._start is not None:
+            self.checkpoints.load(self._start.checkpoint, self.model, self.optimizer)
+        else:
+            self.model.initialise(self.config.seed)
+            self.optimizer = Optimizer(self.model, self.config.optim)
+
+    def _load(self, checkpoint: Path, with_watch: bool) -> None:
+        extra = self.watch.state() if with_watch else None
+        self.state = RunState.of_json(self.checkpoints.load(checkpoint, self.model, self.optimizer, extra))
         self.judge.load(self.state.judge)
-        self._skipped_steps = found.get("skipped_steps", 0)
+        self._saved = self.state.step
 
-    def _refuse_other(self, found: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
-        words = {
-            "config": "under another config",
-            "plan": "on other data, or in another order",
-            "tokenizer": "with another tokenizer",
-            "model": "of another shape of model",
-        }
-        for name in names:
-            if found["identity"][name] != self.identity[name]:
-                raise UsageError(
-                    f"{where} holds a run {words[name]}; take up that run with what it was begun with, set another out, "
-                    "or start from its checkpoint with --from"
-                )
-
-    def _stretch(self) -> float:
-        """Steps until the plan ends or the run goes back; returns the last loss."""
+    def _stretch(self) -> None:
+        """Steps until the plan ends or the run goes back. Raises StoppedError where a rank was told to stop."""
         state, options = self.state, self.config
-        phase = self.plan.phase_of(state.step)
         loader = Loader(
             self.plan,
             state.step,
             state.sample,
             self.world.data_rank,
             self.world.data_size,
-            options.micro_tokens or MICRO_TOKENS,
+            self.micro_tokens,
             self.device,
             options.data.prefetch,
             state.skipped,
         )
-        pending: deque[tuple[Step, Tensor, float]] = deque()
-        last = math.nan
-        began, waited = time.perf_counter(), 0.0
+        taken: deque[Taken] = deque()
+        pace = _Pace(loader)
         try:
             for step in loader:
-                if step.number == step.phase.first_step and step.number > 0 and step.phase is not phase:
-                    # Another phase has another level of loss; what is pending belongs to the old one.
-                    last, back = self._settle(pending, last)
-                    if back:
-                        return last
-                    phase = step.phase
+                phase = step.phase
+                rate = factor(
+                    self.corpus.phases[phase.number].lr,
+                    step.number - phase.first_step,
+                    phase.steps,
+                    _batch_tokens(phase),
+                )
+                numbers = self._learn(step, rate)
+                state.step, state.tokens = step.number + 1, state.tokens + _batch_tokens(phase)
+                ends = state.step == phase.first_step + phase.steps
+                state.sample = 0 if ends else step.first + phase.batch
+                taken.append(Taken(step, rate, state.tokens, numbers))
+                saves, looks = ends or self._due(options.checkpoint.every), ends or self._due(options.log.evaluate)
+                # The device is not waited for: numbers are read a step late, unless something hangs on them now.
+                while len(taken) > (0 if saves or looks or self._leaving else 1):
+                    if self._settle(taken.popleft(), *pace.lap()):
+                        return
+                if ends:  # another phase has another level of loss
                     self.watch.clear()
                     self.judge.clear()
-                rate = factor(
-                    self._ramp(step), step.number - step.phase.first_step, step.phase.steps, _batch_tokens(step)
-                )
-                pending.append((step, self._learn(step, rate), rate))
-                state.step, state.tokens = step.number + 1, state.tokens + _batch_tokens(step)
-                state.sample = step.first + step.phase.batch
-                if state.step == step.phase.first_step + step.phase.steps:
-                    state.sample = 0
-                ends = state.sample == 0
-                # Statistics are read one step late, unless something has to be decided on them now.
-                due = ends or state.step % options.checkpoint.every == 0 or self._due(options.log.evaluate)
-                while len(pending) > (0 if due or state.step == self.plan.steps else 1):
-                    now = time.perf_counter()
-                    seconds, began = now - began, now
-                    wait, waited = loader.waited - waited, loader.waited
-                    last, back = self._settle_one(pending, seconds, wait)
-                    if back:
-                        return last
-                if state.step % options.checkpoint.every == 0 or ends:
+                if saves:
                     self._save(asynchronous=options.checkpoint.asynchronous)
-                if self._due(options.log.evaluate) or ends:
-                    self.evaluate(step.phase.name)
-                    began = time.perf_counter()
+                if self._leaving:
+                    self._stop()
+                if looks:
+                    self._look()
+                    pace.lap()
                 self._say(self.checkpoints.poll())
         finally:
             loader.close()
-        return last
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
 
-    def _ramp(self, step: Step) -> Any:
-        return self.corpus.phases[step.phase.number].lr
-
     def _learn(self, step: Step, rate: float) -> Tensor:
         """One step of the optimiser. Returns, on the device and summed over ranks: mean loss, gradient norm, withheld,
-        whether somebody was asked to stop, mean total, attended pairs."""
+        whether somebody was asked to stop, attended pairs."""
         options = self.config
-        expected = float(_batch_tokens(step))
+        expected = float(_batch_tokens(step.phase))
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         for micro in step.micros:
             loss = self.model(
                 micro.tokens,
                 micro.targets,
-                scope(self.backend, micro.docs),
+                scope(self.backend, micro.docs, micro.n_docs),
                 options.optim.z_loss,
                 options.parallel.compile,
             )
             (loss.total / expected).backward()
             found = (loss.nll, loss.n, loss.total.detach(), _pairs(micro, self.backend))
             sums[:4] += torch.stack([part.double() for part in found])
-        sums[4] = float(self._stopping)
+        sums[4] = float(self._asked)
         reduce_gradients(self.model, self.world)
         sum_over_ranks(sums, self.world)
         # A batch in which nothing was to be learned has neither loss nor gradient.
@@ -262,66 +264,49 @@ class Trainer:
         scale_gradients(self.model, shrink)
         self.optimizer.step(rate, withheld)
         self.optimizer.zero_grad()
-        return torch.stack([mean, norm, withheld.double(), sums[4], total, sums[3]])
+        return torch.stack([mean, norm, withheld.double(), sums[4], sums[3]])
 
-    def _settle(self, pending: deque[tuple[Step, Tensor, float]], last: float) -> tuple[float, bool]:
-        while pending:
-            last, back = self._settle_one(pending, 0.0, 0.0)
-            if back:
-                return last, True
-        return last, False
-
-    def _settle_one(
-        self, pending: deque[tuple[Step, Tensor, float]], seconds: float, wait: float
-    ) -> tuple[float, bool]:
-        """Looks at the oldest step whose numbers are not known yet; True where the run went back."""
-        step, numbers, rate = pending.popleft()
-        loss, norm, withheld, stopping, _, pairs = numbers.tolist()
-        verdict = self.judge.judge(Seen(step.number, loss, norm, bool(withheld)))
-        self._skipped_steps += bool(withheld)
-        self._report(step, loss, norm, rate, verdict, seconds, wait, pairs)
+    def _settle(self, taken: Taken, seconds: float, wait: float) -> bool:
+        """Looks at a step, as all ranks do; True where the run went back because of it. Raises AbortedError."""
+        loss, norm, withheld, asked, pairs = taken.numbers.tolist()
+        seen = Seen(taken.step.number, loss, norm, bool(withheld))
+        self._recent.append(seen)
+        self.state.withheld += seen.withheld
+        self.state.loss = loss if math.isfinite(loss) else None
+        self._leaving = self._leaving or asked > 0
+        verdict = self.judge.judge(seen)
+        self._report(taken, seen, verdict, pairs, seconds, wait)
         if verdict in (Verdict.ROLLBACK, Verdict.ABORT):
-            self._go_back(step, verdict)
-            return loss, True
-        if stopping:
-            if pending:
-                _, back = self._settle(pending, loss)
-                if back:
-                    return loss, True
-            self._save(asynchronous=False)
-            self._note("event", what="stopped", step=self.state.step)
-            raise StoppedError(
-                f"stopped at step {self.state.step:,} of {self.plan.steps:,} and saved; run the same command to go on"
-            )
-        return loss, False
+            self._diagnose(taken.step, verdict)
+            if verdict is Verdict.ABORT:
+                raise AbortedError(
+                    f"gave up at step {seen.step:,} after {len(self.judge.rollbacks) - 1} rollbacks, and the loss still "
+                    f"fails; {self.folder / 'diagnosis.json'} says what was seen. Look at the sources named there, lower "
+                    "optim.lr, or loosen [guard]"
+                )
+            self._go_back(taken.step)
+            return True
+        if not self.judge.in_a_row and not self.judge.risen:
+            self.checkpoints.promote(seen.step + 1 - self.config.checkpoint.healthy)
+        return False
 
-    def _go_back(self, step: Step, verdict: Verdict) -> None:
+    def _go_back(self, step: Step) -> None:
         """To the newest good checkpoint, or to the beginning; the samples since then are left out from now on."""
         phase = step.phase
-        end = step.first + (1 + self.config.guard.margin) * phase.batch
-        self._diagnose(step, verdict)
-        if verdict is Verdict.ABORT:
-            raise AbortedError(
-                f"gave up at step {step.number:,}: {len(self.judge.rollbacks)} rollbacks, and the loss still fails; "
-                f"{self.folder / 'diagnosis.json'} says what was seen. Look at the sources named there, lower optim.lr, "
-                "or loosen [guard]"
-            )
         self._say(self.checkpoints.wait())
         rollbacks, skipped = self.judge.rollbacks, self.state.skipped
         good = self.checkpoints.latest(good=True)
         self.optimizer.zero_grad()
-        if good is None:
-            self.model.initialise(self.config.seed)
-            self.optimizer = Optimizer(self.model, self.config.optim)
-            self.state = RunState()
-            self.watch.clear()
+        if good is not None:
+            self._load(good, with_watch=False)
         else:
-            self._load(self.checkpoints.load(good, self.model, self.optimizer, self.watch.state()))
-        self.judge.clear()
+            self.state, self._saved = RunState(), None
+            self._take_up_start()
         self.watch.clear()
+        self.judge.clear()
         self.judge.rollbacks = rollbacks
-        same_phase = self.plan.phase_of(self.state.step) is phase
-        first = self.state.sample if same_phase else 0
+        first = self.state.sample if self.plan.phase_of(self.state.step) is phase else 0
+        end = step.first + (1 + self.config.guard.margin) * phase.batch
         self.state.skipped = [*skipped, Skipped(phase.number, first, end)]
         self.checkpoints.drop_after(self.state.step)
         self._note(
@@ -331,56 +316,75 @@ class Trainer:
             to=self.state.step,
             left_out={"phase": phase.name, "first": first, "end": end},
         )
+        # A run that is killed now must know what it leaves out, and how often it has gone back.
+        self._save(asynchronous=False)
+        self.checkpoints.promote(self.state.step)
+
+    def _stop(self) -> None:
+        """Saves, unless that has been done, and raises StoppedError."""
+        self._say(self.checkpoints.wait())
+        if self._saved != self.state.step:
+            self._save(asynchronous=False)
+        self._note("event", what="stopped", step=self.state.step)
+        saved = (
+            "and saved"
+            if self._saved == self.state.step
+            else f"but that could not be saved; the newest checkpoint is of step {self._saved or 0:,}"
+        )
+        raise StoppedError(
+            f"stopped at step {self.state.step:,} of {self.plan.steps:,} {saved}; run the same command to go on"
+        )
+
+    # Saying what happens.
 
     def _diagnose(self, step: Step, verdict: Verdict) -> None:
-        """What was seen when a step failed, for a person: sources of its samples, and the size of each parameter."""
-        sources = np.concatenate([micro.source for micro in step.micros])
-        counts = np.bincount(sources, minlength=len(step.phase.sources))
+        """What was seen when a step failed, for a person: its samples, the steps before it, the size of each parameter."""
+        phase = step.phase
+        source, _, sample = self.plan.place(phase, np.arange(step.first, step.first + phase.batch))
         sizes = {}
         for name, parameter in self.model.named_parameters():
             whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
             sizes[name] = float(whole.detach().float().norm())
-        if self.world.rank == 0:
-            found = {
-                "step": step.number,
-                "verdict": verdict.value,
-                "phase": step.phase.name,
-                "samples": [step.first, step.first + step.phase.batch],
-                "sources": dict(zip(step.phase.sources, counts.tolist(), strict=True)),
-                "losses": list(self.judge.losses),
-                "rollbacks": self.judge.rollbacks,
-                "parameter_norms": sizes,
-            }
-            (self.folder / "diagnosis.json").write_text(json.dumps(found, indent=1))
+        if self.world.rank:
+            return
+        found = {
+            "step": step.number,
+            "verdict": verdict.value,
+            "phase": phase.name,
+            "samples": [step.first, step.first + phase.batch],
+            "of_sources": {name: sample[source == i].tolist() for i, name in enumerate(phase.sources)},
+            "recent": [
+                [seen.step, *(x if math.isfinite(x) else None for x in (seen.loss, seen.gradient_norm)), seen.withheld]
+                for seen in self._recent
+            ],
+            "rollbacks": self.judge.rollbacks,
+            "parameter_norms": {name: size if math.isfinite(size) else None for name, size in sizes.items()},
+        }
+        try:
+            (self.folder / "diagnosis.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        except OSError as error:
+            self._note("event", step=step.number, what="no diagnosis", why=str(error))
 
-    def _report(
-        self,
-        step: Step,
-        loss: float,
-        norm: float,
-        rate: float,
-        verdict: Verdict,
-        seconds: float,
-        wait: float,
-        pairs: float,
-    ) -> None:
+    def _report(self, taken: Taken, seen: Seen, verdict: Verdict, pairs: float, seconds: float, wait: float) -> None:
         if verdict is not Verdict.OK:
-            self._note("event", what=verdict.value, step=step.number, loss=loss, gradient_norm=norm)
+            self._note("event", what=verdict.value, step=seen.step, loss=seen.loss, gradient_norm=seen.gradient_norm)
+        phase, shape = taken.step.phase, self.config.model
+        tokens = _batch_tokens(phase)
         if self.log is not None:
             self.log.step(
-                step=step.number,
+                step=seen.step,
                 steps=self.plan.steps,
-                phase=step.phase.name,
-                tokens=self.state.tokens,
-                loss=loss,
-                gradient_norm=norm,
-                lr=rate * self.config.optim.lr,
-                withheld=verdict is not Verdict.OK,
-                batch_tokens=_batch_tokens(step),
+                phase=phase.name,
+                tokens=taken.tokens,
+                loss=seen.loss,
+                gradient_norm=seen.gradient_norm,
+                lr=taken.rate * self.config.optim.lr,
+                withheld=seen.withheld,
+                batch_tokens=tokens,
                 seconds=seconds,
                 wait=wait,
-                flops=flops_per_token(self.config.model, step.phase.seq_len) * _batch_tokens(step),
-                strict_flops=strict_flops(self.config.model, _batch_tokens(step), int(pairs)),
+                flops=flops_per_token(shape, phase.seq_len) * tokens,
+                strict_flops=strict_flops(shape, tokens, int(pairs)),
                 world=self.world.size,
             )
 
@@ -388,90 +392,106 @@ class Trainer:
         if self.log is not None:
             self.log.note(kind, **facts)
 
+    def _say(self, saved: Saved | None) -> None:
+        """Notes how a save ended. One that failed does not end the run: earlier checkpoints are there."""
+        if saved is None:
+            return
+        if saved.error is not None:
+            self._note("event", step=saved.step, what="checkpoint failed", error=str(saved.error))
+            return
+        self._saved = saved.step
+        facts = {"bytes": saved.bytes, "stall": round(saved.stall, 3), "seconds": round(saved.seconds, 3)}
+        self._note("event", step=saved.step, what="checkpoint", **facts)
+        if saved.note:
+            self._note("event", step=saved.step, what="old checkpoints stay", why=saved.note)
+
     # Looking and saving.
 
-    @torch.no_grad()
-    def evaluate(self, phase: str) -> dict[str, float]:
-        """Bits per byte of the held-out text of each source: nats of its tokens / (ln 2 x bytes that they stand for)."""
+    def evaluate(self) -> dict[str, float] | None:
+        """Bits per byte of the held-out text of each source; None where a rank was told to stop meanwhile."""
+        phase = self.plan.phase_of(max(0, self.state.step - 1)).name
         found = {}
         for part in self.corpus.held_out:
-            nats, n_bytes, n_tokens = self._evaluate(part)
-            found[part.name] = nats / (math.log(2) * max(1.0, n_bytes))
+            known = self.evaluation(self.model, part, self._all_stop)
+            if known is None:
+                return None
+            found[part.name] = known.bits_per_byte
             self._note(
                 "eval",
                 step=self.state.step,
                 phase=phase,
                 source=part.name,
-                bits_per_byte=found[part.name],
-                loss=nats / max(1.0, n_tokens),
-                tokens=int(n_tokens),
+                bits_per_byte=known.bits_per_byte,
+                loss=known.loss,
+                tokens=int(known.n_tokens),
             )
-        self._held = found
         return found
 
-    def _evaluate(self, part: HeldOut) -> tuple[float, float, float]:
-        windows = part.windows
-        n = min(windows.n_samples, max(1, self.config.log.evaluate_tokens // windows.seq_len))
-        at_once = max(1, (self.config.micro_tokens or MICRO_TOKENS) // windows.seq_len)
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        mine = range(self.world.data_rank, -(-n // at_once), self.world.data_size)
-        for number in range(-(-len(range(0, n, at_once)) // self.world.data_size)):
-            # Every rank computes as often as every other: with sharded parameters a forward pass is done together.
-            rows = self._rows(part, mine[number], at_once, n) if number < len(mine) else self._rows(part, 0, 1, 1)
-            tokens, targets = rows[:, :-1], rows[:, 1:]
-            docs = torch.cumsum(tokens == self.plan.eos, 1)
-            losses = self.model(tokens, targets, scope(self.backend, docs), each=True)
-            if number < len(mine):
-                sums[:2] += torch.stack([losses.double().sum(), self._bytes[targets].double().sum()])
-                sums[2] += targets.numel()
-        sum_over_ranks(sums, self.world)
-        nats, n_bytes, n_tokens = sums.tolist()
-        return nats, n_bytes, n_tokens
-
-    def _rows(self, part: HeldOut, number: int, at_once: int, n: int) -> Tensor:
-        rows = range(number * at_once, min(n, (number + 1) * at_once))
-        held = np.empty((len(rows), part.windows.seq_len + 1), np.int64)
-        for row, index in enumerate(rows):
-            part.windows.read(index, held[row])
-        return torch.from_numpy(held).to(self.device)
-
-    def _save(self, asynchronous: bool) -> None:
-        if not self.judge.in_a_row and not self.judge.risen:
-            self.checkpoints.promote(self.state.step - self.config.checkpoint.healthy)
-        self.state.judge = self.judge.state()
-        body = {"identity": self.identity, "run": self.state.to_json(), "skipped_steps": self._skipped_steps}
-        saved = self.checkpoints.save(
-            self.state.step, self.model, self.optimizer, self.watch.state(), body, asynchronous=asynchronous
-        )
-        self._say(saved)
-
-    def _say(self, saved: Saved | None) -> None:
-        """Notes how a save ended. One that failed does not end the run: earlier checkpoints are there."""
-        if saved is None:
-            return
-        facts = {"bytes": saved.bytes, "stall": round(saved.stall, 3), "seconds": round(saved.seconds, 3)}
-        if saved.error is not None:
-            self._note("event", step=saved.step, what="checkpoint failed", error=str(saved.error))
+    def _look(self) -> None:
+        found = self.evaluate()
+        if found is None:
+            self._leaving = True
+            self._stop()
         else:
-            self._note("event", step=saved.step, what="checkpoint", **facts)
-        if saved.note:
-            self._note("event", step=saved.step, what="old checkpoints stay", why=saved.note)
+            self._held = found
+
+    def _all_stop(self) -> bool:
+        """Whether any rank was told to stop; all must ask together."""
+        if self.world.size == 1:
+            return self._asked
+        asked = torch.full((), float(self._asked), device=self.device)
+        return bool(sum_over_ranks(asked, self.world) > 0)
+
+    def _save(self, asynchronous: bool, must: bool = False) -> None:
+        """Saves the run as it is. A save that fails is noted, unless it `must` not."""
+        self.state.judge = self.judge.state()
+        self._say(self.checkpoints.wait())
+        try:
+            self._say(
+                self.checkpoints.save(
+                    self.state.step,
+                    self.model,
+                    self.optimizer,
+                    self.watch.state(),
+                    self.state.to_json(),
+                    asynchronous=asynchronous,
+                )
+            )
+        except CheckpointError as error:
+            self._note("event", step=self.state.step, what="checkpoint failed", error=str(error))
+            if must:
+                raise
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self.micro_tokens, lambda: f"step {self._saved:,}" if self._saved else None)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGUSR1 ask for an end after this step, with everything saved."""
-        before = {}
+        """SIGTERM and SIGUSR1 ask for an end after this step, with everything saved. Asking again changes nothing."""
 
         def ask(number: int, frame: FrameType | None) -> None:
-            self._stopping = True
+            self._asked = True
 
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            before[number] = signal.signal(number, ask)
+        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+class _Pace:
+    """Seconds since the last lap, and how many of them were spent waiting for data."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self._began, self._waited = time.perf_counter(), 0.0
+
+    def lap(self) -> tuple[float, float]:
+        now, waited = time.perf_counter(), self.loader.waited
+        found = now - self._began, waited - self._waited
+        self._began, self._waited = now, waited
+        return found
 
 
 def _complete(config: Config, corpus: Corpus) -> Config:
@@ -505,17 +525,25 @@ def _byte_counts(corpus: Corpus, vocab_size: int) -> np.ndarray:
     return np.concatenate([counts, np.zeros(max(0, vocab_size - len(counts)), np.int64)])
 
 
-def _batch_tokens(step: Step) -> int:
-    return step.phase.batch * step.phase.seq_len
+def _batch_tokens(phase: PlannedPhase) -> int:
+    return phase.batch * phase.seq_len
 
 
 def _pairs(micro: Micro, backend: str) -> Tensor:
     """Pairs of tokens of which one looks at the other."""
     n_rows, length = micro.docs.shape
+    device = micro.docs.device
     if backend == "causal":
-        return torch.tensor(n_rows * length * (length + 1) / 2, dtype=torch.float64, device=micro.docs.device)
-    place = torch.arange(length, device=micro.docs.device)
+        return torch.full((), n_rows * length * (length + 1) / 2, dtype=torch.float64, device=device)
+    place = torch.arange(length, device=device)
     opens = torch.ones_like(micro.docs, dtype=torch.bool)
     opens[:, 1:] = micro.docs[:, 1:] != micro.docs[:, :-1]
     first = torch.where(opens, place, 0).cummax(1).values
     return (place - first + 1).double().sum()
+
+
+def _draw(folder: Path) -> None:
+    try:
+        plot(folder)
+    except OSError as error:
+        print(f"no plot: {error}", file=sys.stderr)
