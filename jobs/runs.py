@@ -277,7 +277,7 @@ def _refuse_other(output: str, info: dict[str, Any], recipe: Recipe, inputs_dige
 
 def _split_bytes(files: Sequence[InputFile], tasks: int) -> int:
     """Splits small enough to keep every core busy to the end, large enough to be worth starting."""
-    total = sum(f.size or SPLIT_BYTES for f in files)
+    total = sum(SPLIT_BYTES if f.size is None else f.size for f in files)
     return max(LEAST_SPLIT_BYTES, min(SPLIT_BYTES, -(-total // (2 * tasks))))
 
 

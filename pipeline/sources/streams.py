@@ -26,6 +26,8 @@ MOST_OUTPUT = 4 << 20  # bytes that a decompressor gives at once; a block of bzi
 PROBE = 16 << 20  # bytes at the start in which a second stream makes a file multistream
 PROOF = 2 << 20  # bytes in which a stream must give something: a block of 900 kB never takes more
 
+_NO_STREAM = "no bzip2 stream follows"
+
 _SUFFIXES = {".bz2": "bzip2", ".gz": "gzip", ".zst": "zstd"}
 
 
@@ -155,7 +157,7 @@ def _bzip2(source: Source, path: str, start: int, end: int) -> Iterator[Event]:
             # What follows the last stream of this part must be one, or this part tells of it: no other would.
             if not decodes(source, at):
                 following = next_stream(source, at + 1, size)
-                yield Damage(path, at, (size if following is None else following) - at, "no bzip2 stream follows")
+                yield Damage(path, at, (size if following is None else following) - at, _fault(source, at))
                 return
             own = False
             yield Edge(at)
@@ -166,13 +168,23 @@ def _bzip2(source: Source, path: str, start: int, end: int) -> Iterator[Event]:
             if at < size and at < end and not STREAM.match(source.read(at, 16)):
                 following = next_stream(source, at + 1, size)
                 lost = size if following is None else following
-                yield Damage(path, at, lost - at, "no bzip2 stream follows")
+                yield Damage(path, at, lost - at, _NO_STREAM)
                 at = following
         else:
             following = next_stream(source, at + 1, size)
             lost = size if following is None else following
             yield Damage(path, stream.good, lost - stream.good, stream.problem)
             at = following
+
+
+def _fault(source: Source, at: int) -> str:
+    """Why no stream can be read here, in the words of a part that would have begun with it."""
+    if not STREAM.match(source.read(at, 16)):
+        return _NO_STREAM
+    stream = _Stream(source, at)
+    for _ in stream.pieces():
+        pass
+    return stream.problem or _NO_STREAM
 
 
 class _Stream:
