@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from pipeline.errors import UsageError
 from trainer import config
 from trainer.checkpoint import MANIFEST, STATE, CheckpointError, manifest
 from trainer.huggingface import CONFIG, DTYPES, ModelError, read_config, read_tensors
@@ -64,11 +65,15 @@ def open_model(
     return Opened(_ready(model), _fitting(Vocabulary(path, end), written.shape), context or written.context, folder)
 
 
-def pick(device: Literal["auto", "cpu", "cuda"], dtype: Literal["auto", "float32", "bfloat16"]) -> tuple[str, str]:
-    """The device and type that `auto` means: CUDA with BF16 where there is one, else FP32 on the CPU."""
+def pick(device: str, dtype: Literal["auto", "float32", "bfloat16"]) -> tuple[str, str]:
+    """The device and type that `auto` means: CUDA with BF16 where there is one, else FP32 on the CPU. Raises UsageError for
+    CUDA where there is none."""
+    there = torch.cuda.is_available()
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return device, dtype if dtype != "auto" else ("bfloat16" if device == "cuda" else "float32")
+        device = "cuda" if there else "cpu"
+    if device.startswith("cuda") and not there:
+        raise UsageError(f"device {device} was asked for, and PyTorch finds no GPU; use cpu")
+    return device, dtype if dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
 
 
 def run_config(run: Path) -> config.Config | None:
