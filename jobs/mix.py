@@ -5,7 +5,6 @@ document to the shard of its place in that phase. A shard that is there is not m
 """
 
 import argparse
-import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +21,10 @@ from jobs.exchange import Hop, Parcel, Received, exchange
 from jobs.runs import code_version
 from jobs.session import Watch, session, slice_count, watched
 from jobs.store import RunFolder
+from jobs.token_folders import tokenizer_body
 from jobs.token_inputs import Inputs, TokenShard, digest_of, open_inputs
 from jobs.token_shards import ShardWriter, check_extras
-from pipeline.errors import CrawlmillError, InputError, StorageError, UsageError
+from pipeline.errors import CrawlmillError, StorageError, UsageError
 from pipeline.mixing.options import HELD_OUT, Mix, load_mix
 from pipeline.mixing.plan import Plan, check_values, counts_of, make_plan
 from pipeline.mixing.strata import Strata, strata_of
@@ -426,18 +426,7 @@ def _check_space(folder: RunFolder, needed: int) -> None:
 
 
 def _copy_tokenizer(inputs: Inputs, folder: RunFolder) -> None:
-    if folder.has("tokenizer.json"):
-        return
-    first = RunFolder(inputs.shards[0].folder)
-    try:
-        body = first.local_copy("tokenizer.json").read_bytes()
-    except OSError as error:
-        raise InputError(f"token folder {first.path} is damaged: no tokenizer.json ({error.strerror})") from error
-    if hashlib.sha256(body).hexdigest() != inputs.tokenizer["sha256"]:
-        raise InputError(
-            f"{first.path}/tokenizer.json is not the one that its tokens.json names; copy the right one there"
-        )
-    folder.write_bytes("tokenizer.json", body)
+    folder.write_bytes("tokenizer.json", tokenizer_body(RunFolder(inputs.shards[0].folder), inputs.tokenizer))
 
 
 def _schedule(shuffle: Shuffle, folder: RunFolder) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def mix(
         raise UsageError("give --show to see the plan, or --output to carry it out")
     asked = load_mix(path).overridden(seed, max_epochs)
     if output is None:
-        _show(plan_mix(asked, path.parent).facts, strata, as_json)
+        show_plan(plan_mix(asked, path.parent).facts, strata, as_json)
         return
     began = time.monotonic()
     columns = ("mixing", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
@@ -49,7 +49,7 @@ def mix(
     bar = progress.add_task("", total=None)
 
     def planned(facts: dict[str, Any]) -> None:
-        _show(facts, strata, as_json)
+        show_plan(facts, strata, as_json)
         progress.start()
 
     def watch(n: int, total: int) -> None:
@@ -70,7 +70,8 @@ def mix(
     )
 
 
-def _show(facts: dict[str, Any], strata: bool, as_json: bool) -> None:
+def show_plan(facts: dict[str, Any], strata: bool = False, as_json: bool = False) -> None:
+    """Prints the plan of a mix (`Planned.facts`)."""
     if as_json:
         out.print_json(json.dumps(facts))
         return

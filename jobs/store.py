@@ -156,14 +156,14 @@ class RunFolder:
         folder, _, _ = name.rpartition("/")
         return name in self.list(folder)
 
-    def local_copy(self, name: str) -> Path:
-        """A file of this folder on this machine, which must not change once it is written: itself, or a copy in the
-        temporary folder that all processes of this user share. Raises StorageError.
+    def local_copy(self, name: str, version: str = "") -> Path:
+        """A file of this folder on this machine, which must not change once it is written, or have another `version`
+        then: itself, or a copy in the temporary folder that all processes of this user share. Raises StorageError.
         """
         if self.local:
             return Path(self.path, name)
         fs, root = self._filesystem()
-        key = hashlib.sha256(f"{self.path}/{name}".encode()).hexdigest()[:32]
+        key = hashlib.sha256(f"{self.path}/{name}\x1f{version}".encode()).hexdigest()[:32]
         kept = Path(tempfile.gettempdir(), f"crawlmill-{os.getuid()}", key)
         try:
             kept.parent.mkdir(mode=0o700, exist_ok=True)
@@ -226,33 +226,41 @@ class RunFolder:
         dataset = ds.dataset([f"{root}/{name}" for name in files], format="parquet", filesystem=fs)
         return dataset.to_table(columns=columns, filter=condition)
 
-    def read_json(self, name: str) -> Any | None:
-        """The document, or None where there is none. Raises StorageError where it is damaged."""
+    def read_bytes(self, name: str) -> bytes | None:
+        """A small file, or None where there is none. Raises StorageError."""
         try:
             if self.local:
-                body = Path(self.path, name).read_bytes()
-            else:
-                fs, root = self._filesystem()
-                body = fs.cat_file(f"{root}/{name}")
-            return json.loads(body)
+                return Path(self.path, name).read_bytes()
+            fs, root = self._filesystem()
+            return fs.cat_file(f"{root}/{name}")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise StorageError(f"cannot read {self.path}/{name}: {_cause(error)}") from error
+
+    def read_json(self, name: str) -> Any | None:
+        """The document, or None where there is none. Raises StorageError where it is damaged."""
+        body = self.read_bytes(name)
+        try:
+            return None if body is None else json.loads(body)
+        except ValueError as error:
             raise StorageError(f"cannot read {self.path}/{name}: {_cause(error)}") from error
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
-        """Names (relative to the run folder) of the files in `folder`, sorted; [] where it does not exist."""
+        """Names (relative to the run folder) of the files in `folder`, sorted; [] where it does not exist. `folder` ""
+        is the run folder itself."""
+        inside = f"{folder}/" if folder else ""
         if self.local:
             directory = Path(self.path, folder)
             if not directory.is_dir():
                 return []
-            return sorted(f"{folder}/{p.name}" for p in directory.iterdir() if _visible(p.name, suffix))
+            return sorted(inside + p.name for p in directory.iterdir() if _visible(p.name, suffix))
         fs, root = self._filesystem()
         try:
             names = [str(p).rsplit("/", 1)[-1] for p in fs.ls(f"{root}/{folder}", detail=False)]
         except FileNotFoundError:
             return []
-        return sorted(f"{folder}/{n}" for n in names if _visible(n, suffix))
+        return sorted(inside + n for n in names if _visible(n, suffix))
 
     def remove(self, name: str) -> None:
         """Removes a file if it is there."""

@@ -160,17 +160,27 @@ def verify(
 
 
 @app.command(epilog="Example: crawlmill tokens show tokens/web")
-def show(folder: Annotated[str, typer.Argument(help="Folder of `crawlmill tokenize`.")]) -> None:
+def show(
+    folder: Annotated[str, typer.Argument(help="Folder of `crawlmill tokenize` or `crawlmill mix`.")],
+) -> None:
     """Show what a folder holds. What one token is: crawlmill explain --token FOLDER/SHARD:N"""
+    from jobs.mix_commands import show_plan
     from jobs.store import RunFolder
     from jobs.token_folders import manifests
 
-    info = RunFolder(folder).read_json("tokens.json")
-    if info is None:
-        raise UsageError(f"{folder} holds no tokens.json; name a folder of `crawlmill tokenize`")
-    if not info["done"]:
-        raise UsageError(f"{folder} is not finished; run the same `crawlmill tokenize` command again")
-    report(info, manifests(RunFolder(folder)), None, 0)
+    root = RunFolder(folder)
+    for name, command in (("tokens.json", "tokenize"), ("mix.json", "mix")):
+        info = root.read_json(name)
+        if info is None:
+            continue
+        if not info["done"]:
+            raise UsageError(f"{folder} is not finished; run the same `crawlmill {command}` command again")
+        if command == "mix":
+            show_plan(info["plan"])
+        else:
+            report(info, manifests(root), None, 0)
+        return
+    raise UsageError(f"{folder} holds no tokens.json and no mix.json; name a folder of `crawlmill tokenize` or `mix`")
 
 
 def origin(folder: str | None, token: str, as_json: bool = False) -> tuple[str, str] | None:
@@ -197,7 +207,11 @@ def origin(folder: str | None, token: str, as_json: bool = False) -> tuple[str, 
         soft_wrap=True,
     )
     table = Table("", Column(overflow="fold"), box=None, pad_edge=False, show_header=False)
-    rows = {"token": place.token, "position": place.position, "document": place.document, **place.row, "run": run}
+    row = dict(place.row)
+    if "tokens" in row:
+        row["taken from"] = f"{row.pop('tokens')}/{row.pop('shard')}, document {row.pop('document')}"
+        row["first"] = f"{row['first']} (token of the document there with which the part here begins)"
+    rows = {"token": place.token, "position": place.position, "document": place.document, **row, "run": run}
     for name, value in rows.items():
         if value is not None:
             table.add_row(name, escape(str(value)))

@@ -1,5 +1,6 @@
 """Looking into folders of tokens and mixes: what they hold, whether it is what was written, where a token comes from."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jobs.store import RunFolder
-from pipeline.errors import UsageError
+from pipeline.errors import InputError, UsageError
 from pipeline.tokenizer.encoding import Encoder
 from pipeline.tokenizer.files import parse
 from trainer.shards import Shard, ShardError, TokenStore, verify
@@ -16,8 +17,11 @@ from trainer.shards import Shard, ShardError, TokenStore, verify
 
 def manifests(folder: RunFolder) -> list[dict[str, Any]]:
     """The manifests of all shards of a token folder, in order."""
-    names = [n for n in folder.list("", ".json") if n.rsplit("/", 1)[-1].startswith("shard-")]
-    return [manifest for n in names if (manifest := folder.read_json(n.lstrip("/"))) is not None]
+    return [manifest for n in _shards(folder) if (manifest := folder.read_json(n)) is not None]
+
+
+def _shards(folder: RunFolder) -> list[str]:
+    return [name for name in folder.list("", ".json") if name.startswith("shard-")]
 
 
 class Place(NamedTuple):
@@ -40,18 +44,21 @@ def where(folder: str, shard: str, n: int, around: int = 40) -> Place:
     """Which document token `n` (from 0) of a shard belongs to, and the text around it: `around` tokens on either side.
 
     `folder` is of tokens or a mix, `shard` a shard of it by name or number: `shard-00003`, `3`, of a mix
-    `pretrain/web/3`. Raises ShardError where there is no such token, UsageError where there is no such shard.
+    `pretrain/web/3`. Raises ShardError where there is no such token, UsageError where there is no such shard, InputError
+    where the folder's tokenizer is not that of its tokens.
     """
     root = RunFolder(folder)
     inner, _, last = shard.strip("/").rpartition("/")
     last = f"shard-{int(last):05d}" if last.isascii() and last.isdigit() else last
     name = f"{inner}/{last}" if inner else last
-    if root.read_json(f"{name}.json") is None:
-        raise UsageError(f"{folder} holds no shard {name}; name one as shard-00000:TOKEN, in a mix PHASE/SOURCE/…")
+    manifest = root.read_json(f"{name}.json")
+    if manifest is None:
+        raise UsageError(_no_shard(root, name))
     with tempfile.TemporaryDirectory() as near:
         prefix = Path(near, "shard")
         for suffix in (".bin", ".idx"):
-            prefix.with_suffix(suffix).symlink_to(root.local_copy(name + suffix).absolute())
+            copied = root.local_copy(name + suffix, manifest["files"][suffix]["sha256"])
+            prefix.with_suffix(suffix).symlink_to(copied.absolute())
         opened = Shard.open(prefix)
         opened.prefix = Path(folder, name)  # what errors call it
         document = opened.document_at(n)
@@ -86,17 +93,14 @@ def run_of(place: Place, folder: str) -> str | None:
 def verified(folder: str) -> Iterator[dict[str, Any]]:
     """Compares every byte of a folder of tokens, or of a mix, with what was written; yields the manifest of each shard.
 
-    Raises ShardError for what differs, and for shards that are missing.
+    Raises ShardError for what differs, and for shards that are missing, InputError for another tokenizer.json.
     """
     root = Path(folder)
     schedule = RunFolder(folder).read_json("schedule.json")
-    folders = [root]
-    if schedule is not None:
-        sources = [phase["sources"] for phase in schedule["phases"]] + [schedule.get("held_out", {})]
-        named = [entry["folder"] for of in sources for entry in of.values()]
-        folders = [root / name for name in dict.fromkeys(named)]
-    for each in folders:
-        store = TokenStore.open(each)
+    folders = [root / name for name in folders_of(schedule)] if schedule is not None else [root]
+    stores = [TokenStore.open(each) for each in folders]
+    _tokenizer_of(RunFolder(folder), "")
+    for store in stores:
         for shard in store.shards:
             verify(shard.prefix)
             _compare_rows(shard, store.tokenizer)
@@ -114,13 +118,45 @@ def _compare_rows(shard: Shard, tokenizer: dict[str, Any]) -> None:
             raise ShardError(f"{shard.prefix}.bin holds tokens that its tokenizer does not have; make it again")
 
 
+def folders_of(schedule: dict[str, Any]) -> list[str]:
+    """The folders of shards that a schedule.json names, each once."""
+    sources = [phase["sources"] for phase in schedule["phases"]] + [schedule.get("held_out", {})]
+    return list(dict.fromkeys(entry["folder"] for of in sources for entry in of.values()))
+
+
+def _no_shard(root: RunFolder, name: str) -> str:
+    """What to say of a shard that is not there, by what is."""
+    if root.local and not Path(root.path).is_dir():
+        return f"there is no folder {root.path}"
+    if shards := _shards(root):
+        return f"{root.path} holds no shard {name}; its shards are 0 to {len(shards) - 1}"
+    schedule = root.read_json("schedule.json")
+    if schedule is not None:
+        there = ", ".join(f"{folder}/0:TOKEN" for folder in folders_of(schedule)[:6])
+        return f"{root.path} is a mix and holds no shard {name}; name the phase and the source, too, such as {there}"
+    return f"{root.path} holds no tokens; name a shard as FOLDER/0:TOKEN, of a mix as FOLDER/PHASE/SOURCE/0:TOKEN"
+
+
+def tokenizer_body(folder: RunFolder, facts: dict[str, Any]) -> bytes:
+    """The tokenizer.json of a folder of tokens or a mix. Raises InputError where it is not the one that `facts` name."""
+    body = folder.read_bytes("tokenizer.json")
+    if body is None:
+        raise InputError(f"{folder.path} holds no tokenizer.json; copy the folder as a whole")
+    if hashlib.sha256(body).hexdigest() != facts["sha256"]:
+        raise InputError(
+            f"{folder.path}/tokenizer.json is not the one that its tokens were made with (SHA-256 "
+            f"{facts['sha256'][:12]}…); copy that one there"
+        )
+    return body
+
+
 def _tokenizer_of(root: RunFolder, inner: str) -> tuple[dict[str, Any], bytes]:
     """What is said of a folder's tokenizer, and its file: they stand in the folder, or two above a source of a mix."""
     for folder in [root, *([] if inner else [RunFolder(_above(root))])]:
         for name in ("tokens.json", "schedule.json"):
             said = folder.read_json(name)
             if said is not None:
-                return said["tokenizer"], folder.local_copy("tokenizer.json").read_bytes()
+                return said["tokenizer"], tokenizer_body(folder, said["tokenizer"])
     raise UsageError(f"{root.path} holds no tokens (neither tokens.json nor schedule.json)")
 
 

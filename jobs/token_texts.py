@@ -24,6 +24,9 @@ CHUNK_BYTES = 16_000_000
 
 MOST_ROWS = 65_536
 
+_NAMED = 20
+"""So many columns are named where the one that was asked for is not there."""
+
 COPIED = ("language", "topic", "quality_bin", "cluster_size", "warc_file", "warc_offset", "warc_length")
 """Columns of the table of documents that are taken from the file as they are, where it has them."""
 
@@ -182,7 +185,11 @@ class _Builder:
 def _builder(schema: pa.Schema, path: str, name: str, reading: Reading) -> _Builder:
     for wanted, option in ((reading.text, "--text"), (reading.id, "--id")):
         if wanted is not None and wanted not in schema.names:
-            raise InputError(f"{path} has no column {wanted!r}; name one with {option}: {', '.join(schema.names)}")
+            fitting = [field.name for field in schema if option == "--id" or _is_text(field.type, binary=True)]
+            more = f", … ({len(fitting) - _NAMED} more)" if len(fitting) > _NAMED else ""
+            what = "columns" if option == "--id" else "columns of text"
+            there = f"{option}: {', '.join(fitting[:_NAMED])}{more}" if fitting else f"{option}, but it has no {what}"
+            raise InputError(f"{path} has no column {wanted!r}; name one with {there}")
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise InputError(f"{path} has more than one column {twice[0]!r}; write it with each name once")
     kind = schema.field(reading.text).type

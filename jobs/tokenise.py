@@ -150,13 +150,13 @@ def tokenise(
     encoder = Encoder(tokenizer, engine)
     folder = RunFolder(output)
     held = _held(folder, info)
-    if held and held["done"] and len(manifests(folder)) == len(tasks):
+    if held and held["done"] and len(manifests(folder)) == len(tasks) and folder.has("tokenizer.json"):
         return held
     with folder.lock():
         folder.sweep()
         folder.write_json("tokens.json", info)  # first: a folder without it is somebody else's
         folder.write_bytes("tokenizer.json", tokenizer.body)
-        done = {name.rsplit("/", 1)[-1] for name in folder.list("", ".json")}
+        done = set(folder.list("", ".json"))
         left = [task for task in tasks if f"{task.shard}.json" not in done]
         job = _Job(folder.path, tokenizer, facts, engine, Reading(text, id, source), extras, audit_every)
         if left and _wants_spark(spark, master, listed):

@@ -245,7 +245,10 @@ def trained(folder: str) -> TokenizerFile | None:
         return None
     if not info["done"]:
         raise UsageError(f"{folder}: the training is not finished; run the same `crawlmill tokenizer train` again")
-    return parse(store.local_copy("tokenizer.json").read_bytes(), info["options"]["end_of_text"], folder)
+    body = store.read_bytes("tokenizer.json")
+    if body is None:
+        raise InputError(f"{folder} holds no tokenizer.json; copy the folder as a whole")
+    return parse(body, info["options"]["end_of_text"], folder)
 
 
 def _command(arguments: Sequence[str] | None = None) -> None:
