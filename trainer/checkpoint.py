@@ -78,6 +78,7 @@ class Checkpoints:
         # Of its own: a save talks to the other ranks from its thread while training does so from the main one.
         self._group = dist.new_group(backend="gloo")
         self._thread: threading.Thread | None = None
+        self._saving: int | None = None
         self._pending: list[Saved] = []
         self._ended: list[Saved] = []
         self._stager: DefaultStager | None = None
@@ -116,6 +117,7 @@ class Checkpoints:
         if asynchronous:
             tensors = self._staged(tensors)
             stall = time.perf_counter() - began
+            self._saving = step
             self._thread = threading.Thread(
                 target=self._write, args=(step, tensors, text, began, stall), daemon=True, name="checkpoint"
             )
@@ -147,7 +149,10 @@ class Checkpoints:
 
     def promote(self, step: int) -> None:
         """Says that the run was healthy long enough after the checkpoints up to `step`: a rollback may return to them. Costs
-        nothing where there are none: it can be said after every step."""
+        nothing where there are none: it can be said after every step. A save of such a step that is under way is waited for,
+        so that how fast the disk is decides nothing."""
+        if self._saving is not None and self._saving <= step:
+            self._join()
         proven = {at for at in self._unproven if at <= step}
         if not proven:
             return
@@ -236,7 +241,7 @@ class Checkpoints:
     def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
+            self._thread = self._saving = None
             self._ended.append(self._done())
 
     def _done(self) -> Saved:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from trainer.attention import Backend, scope
 from trainer.data import HeldOut
@@ -46,12 +47,19 @@ class Evaluation:
         self.tokens, self.micro_tokens = tokens, micro_tokens
         self._bytes = torch.from_numpy(token_bytes).to(world.device)
 
-    @torch.no_grad()
     def __call__(self, model: nn.Module, part: HeldOut, stopping: Callable[[], bool]) -> Known | None:
         """What the model knows of the first tokens of a text; None where `stopping` said so between two batches.
 
         A batch holds the same samples whatever the number of ranks, and all have one shape, for which is compiled once.
         """
+        try:
+            return self._known(model, part, stopping)
+        finally:
+            if isinstance(model, FSDPModule):
+                model.reshard()  # what lies outside of blocks stays gathered for a backward pass, which there is none of
+
+    @torch.no_grad()
+    def _known(self, model: nn.Module, part: HeldOut, stopping: Callable[[], bool]) -> Known | None:
         windows, size, rank = part.windows, self.world.data_size, self.world.data_rank
         n = min(windows.n_samples, max(1, self.tokens // windows.seq_len))
         at_once = min(n, max(1, self.micro_tokens // windows.seq_len))
