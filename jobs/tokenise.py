@@ -150,7 +150,8 @@ def tokenise(
     encoder = Encoder(tokenizer, engine)
     folder = RunFolder(output)
     held = _held(folder, info)
-    if held and held["done"] and len(manifests(folder)) == len(tasks) and folder.has("tokenizer.json"):
+    whole = held is not None and held["done"] and len(manifests(folder)) == len(tasks)
+    if held is not None and whole and folder.read_bytes("tokenizer.json") == tokenizer.body:
         return held
     with folder.lock():
         folder.sweep()

@@ -208,7 +208,7 @@ def _show(facts: dict[str, Any]) -> None:
     )
     for title in ("sources", "languages"):
         groups = dict(list(facts[title].items())[:EXAMPLES]) | {"all": facts["all"]}
-        table = Table(box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False, collapse_padding=True)
         table.add_column(title.removesuffix("s"))
         for column in ("documents", "bytes", "tokens", "bytes/token", "tokens/word", "parts", "round trips"):
             table.add_column(column, justify="right")
