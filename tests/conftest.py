@@ -1,8 +1,12 @@
 """Shared fixtures. Real pages live outside the project: CRAWLMILL_DATA names their folder, and tests skip without it."""
 
+import importlib
 import os
+import warnings
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -19,5 +23,24 @@ def shared_data() -> Callable[[str], Path]:
         if not path.exists():
             pytest.skip(f"real data not present: {relative} (set CRAWLMILL_DATA)")
         return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def peer() -> Callable[[str, str], ModuleType]:
+    """A module of another maker's package, `peer("megatron-core", "megatron.core")`, of the extra `test`.
+
+    Skips only where that package is not installed: one that is there and cannot be imported fails the test.
+    """
+
+    def find(package: str, module: str) -> ModuleType:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            pytest.skip(f"{package} is not installed (extra `test`)")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
 
     return find

@@ -9,8 +9,10 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -83,9 +85,8 @@ def test_the_account_holds_in_both_forms_of_the_index(whole: Path) -> None:
         assert (whole / f"shard-{i:05d}.ds.metadata").read_text().split("\n")[1] == str(len(data) // 2)
 
 
-def test_datatrove_reads_the_other_form(whole: Path) -> None:
-    pytest.importorskip("torch")
-    theirs = pytest.importorskip("datatrove.utils.dataset")
+def test_datatrove_reads_the_other_form(peer: Callable[[str, str], ModuleType], whole: Path) -> None:
+    theirs = peer("datatrove", "datatrove.utils.dataset")
     store = TokenStore.open(whole)
     tokens = store.shards[0].tokens
     read = theirs.DatatroveFileDataset(str(whole / "shard-00000.ds"), seq_len=15, token_size=2, return_positions=True)

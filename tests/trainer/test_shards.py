@@ -6,9 +6,9 @@ import shutil
 import struct
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -232,10 +232,8 @@ def both_widths() -> list[tuple[int, list[list[int]]]]:
     return [(v, [rng.integers(0, v, n).tolist() for n in lengths]) for v in (1000, 128_000)]
 
 
-def test_megatron_reads_the_same_documents(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = pytest.importorskip("megatron.core.datasets.indexed_dataset")
+def test_megatron_reads_the_same_documents(peer: Callable[[str, str], ModuleType], tmp_path: Path) -> None:
+    theirs = peer("megatron-core", "megatron.core.datasets.indexed_dataset")
     for vocabulary, documents in both_widths():
         write(tmp_path / str(vocabulary), documents, dtype_for(vocabulary))
         read = theirs.IndexedDataset(str(tmp_path / str(vocabulary)))
@@ -243,8 +241,8 @@ def test_megatron_reads_the_same_documents(tmp_path: Path) -> None:
         assert read.document_indices.tolist() == list(range(len(documents) + 1))
 
 
-def test_datatrove_writes_the_same_bytes(tmp_path: Path) -> None:
-    theirs = pytest.importorskip("datatrove.pipeline.tokens.megatron_tokenizer")
+def test_datatrove_writes_the_same_bytes(peer: Callable[[str, str], ModuleType], tmp_path: Path) -> None:
+    theirs = peer("datatrove", "datatrove.pipeline.tokens.megatron_tokenizer")
     for vocabulary, documents in both_widths():
         dtype = dtype_for(vocabulary)
         write(tmp_path / "ours", documents, dtype)
