@@ -69,9 +69,9 @@ def hidden(
         q, k = _turned(q, turn), _turned(k, turn)
         if cache is not None:
             k, v = cache.add(number, k, v)
-        y = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=shape.kv_heads != shape.heads
-        )
+        if (groups := shape.heads // shape.kv_heads) > 1:  # kernels that take a mask share no keys between heads
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
         x = x + part.o_proj(y.transpose(1, 2).reshape(n_rows, length, -1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     return body.norm(x)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from tiny import one_thread  # noqa: F401
 
 from pipeline.errors import StorageError
 from trainer import config, huggingface

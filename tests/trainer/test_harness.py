@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import yaml
+from tiny import one_thread  # noqa: F401
 
 from pipeline.errors import UsageError
 from trainer import harness
