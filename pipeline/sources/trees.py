@@ -1,6 +1,7 @@
 """Files that are documents: text, books and code; on their own, compressed, or members of zip and tar files."""
 
 import hashlib
+import lzma
 import posixpath
 import re
 import tarfile
@@ -134,10 +135,16 @@ def code_hits(name: str, gate: CodeGate) -> tuple[str, ...]:
     return tuple(hits)
 
 
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError,
+)  # fmt: skip
+"""What reading a damaged member of a zip file raises."""
+
+
 def _zip(path: str, stream: Any, source: Source, tree: Tree) -> Iterator[Item]:
     try:
         package = zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         yield unreadable(path, source, InputError(f"{path}: is no whole zip file: {error}"))
         return
     for member in package.infolist():
@@ -148,7 +155,10 @@ def _zip(path: str, stream: Any, source: Source, tree: Tree) -> Iterator[Item]:
         try:
             with package.open(member) as file:
                 content, n, digest = _collect(iter(lambda: file.read(CHUNK), b""), tree.max_bytes)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+        except (OSError, *_BROKEN) as error:
+            # An error of a disk or a store has a number, bzip2's word for damaged data has none.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             yield Damage(path, at, length, f"member {member.filename[:200]} cannot be read: {error}")
             continue
         yield _document(path, member.filename, at, length, "member", content, n, digest, tree)

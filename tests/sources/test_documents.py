@@ -317,6 +317,26 @@ def test_books_and_texts_that_are_pages(tmp_path: Path) -> None:
     assert documents(tmp_path / "e.html", CODE)[0].form == "code"
 
 
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_costs_itself(tmp_path: Path, how: int) -> None:
+    with zipfile.ZipFile(tmp_path / "c.zip", "w", how) as package:
+        for i in range(3):
+            package.writestr(f"{i}.txt", " ".join(str(n**3 + i) for n in range(300)))
+    data = bytearray((tmp_path / "c.zip").read_bytes())
+    for member in zipfile.ZipFile(io.BytesIO(bytes(data))).infolist()[1:2]:
+        at = member.header_offset + 30 + len(member.filename)
+        data[at + 9 : at + 25] = b"\xff" * 16
+    (tmp_path / "c.zip").write_bytes(data)
+    found = items(tmp_path / "c.zip", BOOKS)
+    assert [type(item).__name__ for item in found] == ["Document", "Damage", "Document"]
+    assert isinstance(found[1], Damage) and "member 1.txt cannot be read" in found[1].reason
+    needed = data.rindex(b"PK\x01\x02") + 6  # the version that is needed to read the last member
+    data[needed] = 99
+    (tmp_path / "c.zip").write_bytes(data)
+    (damage,) = items(tmp_path / "c.zip", BOOKS)
+    assert isinstance(damage, Damage) and "zip file version" in damage.reason
+
+
 def test_damaged_packages(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "c.zip", "w", zipfile.ZIP_DEFLATED) as package:
         for i in range(3):
