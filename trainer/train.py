@@ -294,7 +294,7 @@ class Trainer:
         """To the newest good checkpoint, or to the beginning; the samples since then are left out from now on."""
         phase = step.phase
         self._say(self.checkpoints.wait())
-        rollbacks, skipped = self.judge.rollbacks, self.state.skipped
+        rollbacks, skipped, withheld = self.judge.rollbacks, self.state.skipped, self.state.withheld
         good = self.checkpoints.latest(good=True)
         self.optimizer.zero_grad()
         if good is not None:
@@ -307,7 +307,7 @@ class Trainer:
         self.judge.rollbacks = rollbacks
         first = self.state.sample if self.plan.phase_of(self.state.step) is phase else 0
         end = step.first + (1 + self.config.guard.margin) * phase.batch
-        self.state.skipped = [*skipped, Skipped(phase.number, first, end)]
+        self.state.skipped, self.state.withheld = [*skipped, Skipped(phase.number, first, end)], withheld
         self.checkpoints.drop_after(self.state.step)
         self._note(
             "event",
@@ -463,7 +463,14 @@ class Trainer:
                 raise
 
     def _explained(self) -> AbstractContextManager[None]:
-        return explained(self.micro_tokens, lambda: f"step {self._saved:,}" if self._saved else None)
+        return explained(self.micro_tokens, self._newest)
+
+    def _newest(self) -> str | None:
+        """The newest checkpoint on the disk. A lost rank would be waited for in vain, a disk is not."""
+        if self.world.size == 1:
+            self._say(self.checkpoints.wait())
+        known = self.checkpoints.list()
+        return known[-1][1].name if known else None
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
