@@ -165,11 +165,15 @@ def _rung(base: Base, shape: Model, budget: float, folder: Path, warmup: float) 
 
 
 def check(rungs: Sequence[Rung]) -> None:
-    """Opens the data as the longest run will read them. Raises PlanError where they are too few for it."""
+    """Opens the data as the longest run will read them. Raises what opening raises, where they are too few for it."""
     from trainer.data import open_corpus
 
-    longest = max(rungs, key=lambda rung: rung.tokens).options
-    open_corpus(replace(longest, data=replace(longest.data, verify=False)))
+    longest = max(rungs, key=lambda rung: rung.tokens)
+    options = longest.options
+    try:
+        open_corpus(replace(options, data=replace(options.data, verify=False)))
+    except CrawlmillError as error:
+        raise type(error)(f"{longest.name}, which reads the most: {error}") from error
 
 
 def write(rungs: Sequence[Rung]) -> None:

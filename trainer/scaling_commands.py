@@ -160,6 +160,234 @@ def ladder(
     _write(output / "fit", found, curves, law)
 
 
+def budget(
+    parameters: Annotated[str | None, typer.Option(help="Parameters of the model, such as 405B.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Tokens to train on, such as 15.6T.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A training config instead: its shape, and the tokens of its phases.")
+    ] = None,
+    flops: Annotated[str | None, typer.Option(help="Operations to spend instead: the best split of them.")] = None,
+    gpu: Annotated[str, typer.Option(help="Such as H100, H200, A100, 'H100 PCIe', B200, L40S.")] = "H100",
+    gpus: Annotated[int, typer.Option(help="How many.", min=1)] = 8,
+    mfu: Annotated[float, typer.Option(help="Share of the peak that training reaches.")] = 0.4,
+    hour_price: Annotated[float | None, typer.Option(help="Of a GPU hour, for the money.", min=0)] = None,
+    tensor: Annotated[
+        int | None,
+        typer.Option(help="GPUs that share each matrix, in the table of memory; 8 where there are as many.", min=1),
+    ] = None,
+    seq_len: Annotated[int, typer.Option(help="Tokens of a sample, where no config says.", min=16)] = 8192,
+    micro_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that a GPU computes on at once; the config's, or one sample.", min=16)
+    ] = None,
+    checkpoint_activations: Annotated[
+        str | None, typer.Option(help="none, selective or full; the config's, or full.", show_default=False)
+    ] = None,
+    state: Annotated[
+        str, typer.Option(help="mixed: masters, gradients and moments in FP32; half: all in 16 bits.")
+    ] = "mixed",
+    watts: Annotated[
+        float | None, typer.Option(help="Of a GPU, with its share of the host if you like.", min=0)
+    ] = None,
+    pue: Annotated[float | None, typer.Option(help="Power of the building over that of its machines.", min=1)] = None,
+    grid: Annotated[str | None, typer.Option(help="Grams of CO2 a kWh, or world, us, france, …")] = None,
+    inference_tokens: Annotated[
+        str | None, typer.Option(help="Tokens the model will be used for in its life: the best size for both.")
+    ] = None,
+    law: Annotated[
+        str, typer.Option(help="Published scaling law, or fit.json of crawlmill scaling fit.")
+    ] = "besiroglu2024",
+    check: Annotated[bool, typer.Option("--check", help="Compare with public runs instead.")] = False,
+) -> None:
+    """Reckon what a training run takes: operations, memory on each GPU, days, GPU hours, money, energy, CO2.
+
+    Example: crawlmill budget --parameters 405B --tokens 15.6T --gpu H100 --gpus 16384 --hour-price 2
+    """
+    from trainer import budget as reckon
+
+    if check:
+        _show_check(reckon.check())
+        return
+    figures = reckon.power()
+    watts = watts if watts is not None else reckon.watts_of(gpu)
+    grams = reckon.grid_of(grid if grid is not None else str(figures["grid"]))
+    building = pue if pue is not None else float(figures["pue"])
+    best = _law(law)
+    plan, micro, how = _plan(
+        reckon, best, parameters, tokens, config, flops, (gpu, gpus, mfu), seq_len, micro_tokens, checkpoint_activations
+    )
+    if state not in reckon.STATES:
+        raise UsageError(f"--state {state}: mixed or half")
+    kept = reckon.state_bytes(plan.parameters, state)
+    rows = [
+        ("parameters", f"{short(plan.parameters)} ({reckon.size_said(plan.shape)}{'' if plan.counted else ', say'})"),
+        ("tokens", f"{short(plan.tokens)} ({plan.tokens / plan.parameters:.3g} a parameter)"),
+        ("operations, 6 N D", f"{plan.simple:.3g}"),
+        ("  with attention", f"{plan.exact:.3g}" + ("" if plan.counted else ", for such a shape")),
+        (
+            "state of training",
+            f"{_scaled(sum(kept.values()), 'B')}: "
+            + ", ".join(f"{name} {_scaled(size, 'B')}" for name, size in kept.items() if size),
+        ),
+        ("on", f"{gpus:,} x {plan.device.name}, {mfu:.0%} of {(plan.device.flops or 0) / 1e12:.4g} TFLOP/s"),
+        ("time", f"{_time(plan.seconds)}, {short(plan.tokens / plan.seconds)} tokens/s"),
+        ("GPU hours", f"{plan.gpu_hours:,.0f}" if plan.gpu_hours < 1e6 else short(plan.gpu_hours)),
+    ]
+    if hour_price is not None:
+        rows.append(("money", f"{_money(plan.gpu_hours * hour_price)} at {hour_price:g} a GPU hour"))
+    if watts is not None:
+        used = reckon.energy(plan.gpu_hours, watts, building, grams)
+        rows.append(
+            ("energy", f"{_scaled(used.kwh * 1e3, 'Wh')} ({watts:g} W a GPU, PUE {building:g}; hosts not counted)")
+        )
+        rows.append(("CO2", f"{_tonnes(used.co2)} ({grams:g} g a kWh{'' if grid else ', world average'})"))
+    for name, value in rows:
+        out.print(f"{name:<20}{escape(value)}", highlight=False)
+    share = tensor if tensor is not None else (8 if gpus % 8 == 0 else 1)
+    if gpus % share:
+        raise UsageError(f"--tensor {share}: {gpus} GPUs cannot be split into groups of {share}")
+    _show_memory(reckon.on_each(plan.shape, micro, gpus, share, how, state), plan.device.memory, f"{micro:,}", how)
+    use = quantity(inference_tokens, "--inference-tokens") if inference_tokens else 0.0
+    _show_sizes(reckon.best_sizes(best, plan.simple, use), use, law, plan)
+
+
+def _plan(
+    reckon: Any,
+    best: Any,
+    parameters: str | None,
+    tokens: str | None,
+    config: Path | None,
+    flops: str | None,
+    machine: tuple[str, int, float],
+    seq_len: int,
+    micro_tokens: int | None,
+    how: str | None,
+) -> tuple[Any, int, str]:
+    """The plan, tokens that a GPU computes on at once, and how activations are kept."""
+    from trainer.estimate import named
+
+    gpu, gpus, mfu = machine
+    if not 0 < mfu <= 1:
+        raise UsageError(f"--mfu {mfu:g}: a share above 0 and no more than 1, such as 0.4")
+    if how not in (None, "none", "selective", "full"):
+        raise UsageError(f"--checkpoint-activations {how}: none, selective or full")
+    try:
+        device = named(gpu)
+    except UsageError as error:
+        raise UsageError(str(error).replace("--hardware", "--gpu")) from None
+    if config is not None:
+        if parameters or tokens or flops:
+            raise UsageError("--config says what is trained: leave out --parameters, --tokens and --flops")
+        from trainer.config import load
+        from trainer.ladder import base_of
+        from trainer.model import n_parameters
+
+        base = base_of(load(config))
+        options = base.options
+        lengths = [phase.seq_len or options.data.seq_len for phase in base.phases]
+        counts = [phase.tokens or 0 for phase in base.phases]
+        exact = sum(reckon.operations(options.model, n, length) for n, length in zip(counts, lengths, strict=True))
+        plan = reckon.Plan(
+            options.model, n_parameters(options.model)[0], sum(counts), exact, True, device, gpus, mfu
+        )  # fmt: skip
+        micro = micro_tokens or options.micro_tokens or max(lengths)
+        return plan, micro, how or options.parallel.checkpoint_activations
+    if flops is not None:
+        if parameters or tokens:
+            raise UsageError(
+                "--flops is split between parameters and tokens by the law: leave out --parameters and --tokens"
+            )
+        n, d = best.optimum(quantity(flops, "--flops"))
+    elif parameters is not None and tokens is not None:
+        n, d = quantity(parameters, "--parameters"), quantity(tokens, "--tokens")
+    else:
+        raise UsageError(
+            "say what is to be trained: --parameters 405B --tokens 15.6T, or --flops 1e24, or --config train.toml"
+        )
+    shape = reckon.shape_like(n)
+    exact = reckon.operations(shape, d, seq_len)
+    plan = reckon.Plan(shape, n, d, exact, False, device, gpus, mfu)
+    return plan, micro_tokens or seq_len, how or "full"
+
+
+def _law(name: str) -> Any:
+    from trainer import advice
+
+    return advice.load(Path(name)).law if Path(name).exists() else advice.published(name)
+
+
+def _show_memory(parts: list[Any], there: int | None, micro: str, how: str) -> None:
+    names = ("weights", "masters", "gradients", "moments", "activations", "logits")
+    table = _table(
+        f"GB on each GPU, {micro} tokens at once, activations checkpointed: {how}",
+        "state shared by", *("activ." if name == "activations" else name for name in names), "total",
+    )  # fmt: skip
+    for part in parts:
+        fits = there is None or part.total <= there
+        total = f"{part.total / 1e9:,.1f}"
+        table.add_row(
+            part.way, *(f"{getattr(part, name) / 1e9:,.1f}" for name in names), total if fits else f"[red]{total}[/red]"
+        )  # fmt: skip
+    out.print(table)
+    fitting = [part.way for part in parts if there is None or part.total <= there]
+    if there is not None:
+        said = (
+            f"fits in {there / 1e9:g} GB: {', '.join(fitting)}"
+            if fitting
+            else f"NOTHING OF IT FITS in {there / 1e9:g} GB"
+        )
+        out.print(said + ("" if fitting else ": more GPUs, --tensor, or fewer --micro-tokens"), highlight=False)
+
+
+def _show_sizes(sizes: Any, use: float, law: str, plan: Any) -> None:
+    first, second = sizes
+    table = _table(
+        f"for as many operations, by {law}", "best for", "parameters", "tokens", "a parameter", "training", "and use"
+    )
+    rows = [("training", first)] + ([(f"{short(use)} tokens of use", second)] if second else [])
+    for name, one in rows:
+        table.add_row(
+            name, short(one.n), short(one.d), f"{one.d / one.n:.3g}", f"{one.training:.3g}", f"{one.whole:.3g}" if use else ""
+        )  # fmt: skip
+    out.print(table)
+    if second:
+        saved = 1 - second.whole / first.whole
+        out.print(f"the same loss, with {saved:.1%} fewer operations over training and use together", highlight=False)
+
+
+def _show_check(found: list[Any]) -> None:
+    table = _table("public runs", "run", "6 N D", "said", "GPU hours", "said", "MFU that means")
+    for one in found:
+        table.add_row(
+            one.name, f"{one.flops:.3g}", f"{one.said_flops:.3g}" if one.said_flops else "",
+            short(one.gpu_hours) if one.gpu_hours else "", short(one.said_hours) if one.said_hours else "",
+            f"{one.mfu:.1%}" if one.mfu else "",
+        )  # fmt: skip
+    out.print(table)
+    for one in found:
+        out.print(f"{one.name}: {escape(one.source)}", highlight=False, style="dim")
+
+
+def _time(seconds: float) -> str:
+    from trainer.metrics import clock_time
+
+    return f"{seconds / 86400:,.1f} days" if seconds > 2 * 86400 else clock_time(seconds)
+
+
+def _money(amount: float) -> str:
+    return short(amount) if amount >= 1e6 else f"{amount:,.0f}" if amount >= 100 else f"{amount:,.2f}"
+
+
+def _tonnes(kilograms: float) -> str:
+    return f"{kilograms / 1000:,.3g} t" if kilograms < 1e6 else f"{kilograms / 1000:,.0f} t"
+
+
+def _scaled(value: float, unit: str) -> str:
+    for size, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:,.3g} {name}{unit}"
+    return f"{value:.3g} {unit}"
+
+
 def _list(text: str, name: str) -> list[float]:
     return [quantity(part, name) for part in text.split(",") if part.strip()] or [quantity("", name)]
 
