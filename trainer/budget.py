@@ -20,10 +20,9 @@ from trainer.scaling_runs import OPERATIONS, PUBLIC
 WAYS = ("none", "ZeRO-1", "ZeRO-2", "ZeRO-3")
 """Rajbhandari et al. 2020 (arXiv:1910.02054): each shares more of the state; ZeRO-3 is what FSDP does."""
 
-STATES = {
-    "mixed": "16-bit matrices, FP32 master parameters, gradients and moments",
-    "half": "all in 16 bits, no masters",
-}
+STATES = {"mixed": (2, 4, 4, 8), "half": (2, 0, 2, 4)}
+"""Bytes a parameter for weights to compute with, masters, gradients, and Adam's two moments: in 16 bits with the rest in
+FP32, or all in 16 bits without masters."""
 VOCABULARIES = ((3e9, 128_256), (1e8, 50_304), (1e7, 32_000), (0.0, 4096))
 """From how many parameters on a model that only a size is known of is taken to have how many tokens: Llama 3's vocabulary,
 GPT-2's padded, Llama 2's."""
