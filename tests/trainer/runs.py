@@ -27,9 +27,9 @@ VOCABULARY = END + 1
 
 
 def tokenizer(folder: Path, vocab_size: int = VOCABULARY) -> dict[str, Any]:
-    """Writes tokenizer.json; returns what tokens.json says of it. Tokens above the letters stand for as many stars."""
+    """Writes tokenizer.json; returns what tokens.json says of it. Tokens above the letters are numbers in brackets."""
     names = {letter: i for i, letter in enumerate(LETTERS)} | {"<|end|>": END}
-    names |= {"*" * i: i for i in range(VOCABULARY, vocab_size)}
+    names |= {f"<{i}>": i for i in range(VOCABULARY, vocab_size)}
     model = {"type": "BPE", "vocab": names, "merges": [], "unk_token": None, "byte_fallback": False}
     body = {
         "version": "1.0",
