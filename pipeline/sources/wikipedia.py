@@ -32,6 +32,9 @@ HEAD_BYTES = 1 << 16
 GAP_BYTES = 1 << 17
 """Bytes that may stand before the first page: some 2 kB of names of namespaces in English."""
 
+_TAIL = 256
+"""Bytes at the end of a dump in which its last tag must stand."""
+
 _PAGE, _END_PAGE, _END = b"<page>", b"</page>", b"</mediawiki>"
 _INDEX_NAME = re.compile(r"-multistream-index\d*\.txt[^/]*\Z")
 _INDEX = re.compile(rb"\d+:\d+:.")
@@ -187,7 +190,8 @@ def located(
         plain = split.codec == "plain"
         many = split.codec == "bzip2" and is_multistream(source)
         arriving = pieces(source, split.path, split.codec, split.start, split.end)
-        for fragment in _Cutter(split, account).fragments(arriving):
+        tail = source.read(max(0, source.size - _TAIL), _TAIL) if plain else b""
+        for fragment in _Cutter(split, account, tail).fragments(arriving):
             page = _parse(fragment, split, account)
             if page is None:
                 continue
@@ -226,8 +230,10 @@ class _Mark(NamedTuple):
 class _Cutter:
     """Cuts a stream of pieces into pages. A page belongs to the split in whose pieces its `<page>` begins."""
 
-    def __init__(self, split: DumpSplit, account: Account) -> None:
+    def __init__(self, split: DumpSplit, account: Account, tail: bytes = b"") -> None:
+        """`tail` is the end of a plain file: the last split can be shorter than what must stand there."""
         self._split = split
+        self._tail = tail
         self._account = account
         self._plain = split.codec == "plain"
         self._buffer = b""
@@ -244,13 +250,13 @@ class _Cutter:
         size = self._split.start
         last = b""
         damaged = False
-        n_own = 0  # bytes of the buffer that are the split's own, once the edge is passed
+        edge = 0  # where the split's own bytes end in what it inflates to, once that is passed
         for event in arriving:
             if isinstance(event, Edge):
-                own, n_own = False, len(self._buffer)
+                own, edge = False, self._inflated + len(self._buffer)
                 if not self._inside and not self._open_tag():
                     if not _END.startswith(self._buffer.strip()):
-                        self._gap(0, n_own, self._buffer)
+                        self._gap(0, len(self._buffer), self._buffer)
                     return
                 continue
             if isinstance(event, Damage):
@@ -267,24 +273,33 @@ class _Cutter:
             else:
                 self._mark(event)
             self._buffer += event.data
-            last, damaged = (last + event.data)[-256:], False
+            last, damaged = (last + event.data)[-_TAIL:], False
             if own:
                 yield from self._cut()
                 continue
             if not self._inside:
                 found = self._buffer.find(_PAGE)
-                if not 0 <= found < n_own:
+                if not 0 <= found < edge - self._inflated:
                     return
-            fragment = next(self._cut(), None)
-            if fragment:
+            for fragment in self._cut():
+                if fragment.inflated >= edge:
+                    return
                 yield fragment
-            if fragment or not self._inside:
+            if not self._inside or self._inflated >= edge:
                 return
         if self._inside:
             length = size - self._at if self._plain else 0
             self._note(self._at, length, "a page is cut short at the end of the file")
-        elif own and last and not damaged and _END not in last:
+        elif own and last and not damaged and self._ends_early(last):
             self._note(size, 0, f"the dump ends without {_END.decode()}: it is cut short")
+
+    def _ends_early(self, last: bytes) -> bool:
+        """Whether the end of the dump is missing, `last` being the last of the split."""
+        tail = self._tail or last
+        if _END in tail:
+            return False
+        # A split that lies within a page as a whole leaves it to the one in which the page begins to tell of the cut.
+        return self._whole or not self._plain or tail.rfind(_END_PAGE) > tail.rfind(_PAGE)
 
     def _open_tag(self) -> bool:
         return any(self._buffer.endswith(_PAGE[:n]) for n in range(1, len(_PAGE)))
@@ -338,6 +353,13 @@ class _Cutter:
                 self._gap(position, start, buffer)
                 self._inside, self._whole, position = True, True, start
             end = buffer.find(_END_PAGE, position)
+            # Where the end tag of a page is damaged, the next page is well, and may be the next split's.
+            following = buffer.find(_PAGE, position + len(_PAGE), None if end < 0 else end)
+            if following >= 0:
+                origin = self._origin(position)
+                yield _Fragment(buffer[position:following], origin.at, origin.stream, self._inflated + position)
+                position = following
+                continue
             if end < 0:
                 self._advance(position)
                 if len(self._buffer) > MOST_PAGE_BYTES:
@@ -377,16 +399,8 @@ def _parse(fragment: _Fragment, split: DumpSplit, account: Account) -> Page | No
         return _page(etree.fromstring(fragment.xml, _parser()), split.wiki)
     except (etree.XMLSyntaxError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-    # Where the end tag of a page is damaged, the next page hangs on to it and is well.
-    again = fragment.xml.rfind(_PAGE)
-    plain = split.codec == "plain"
-    lost = again if again > 0 else len(fragment.xml)
-    account.damages.append(
-        Damage(split.path, fragment.at, lost if plain else 0, f"a page is not well-formed: {reason}")
-    )
-    if again > 0:
-        at = fragment.at + (again if plain else 0)
-        return _parse(_Fragment(fragment.xml[again:], at, fragment.stream, fragment.inflated + again), split, account)
+    length = len(fragment.xml) if split.codec == "plain" else 0
+    account.damages.append(Damage(split.path, fragment.at, length, f"a page is not well-formed: {reason}"))
     return None
 
 

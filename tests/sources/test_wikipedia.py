@@ -19,6 +19,7 @@ from pipeline.sources.wikipedia import (
     Account,
     Page,
     external_links,
+    located,
     pages,
     splits,
     url_of_index,
@@ -209,6 +210,28 @@ def test_a_damaged_page_of_xml_costs_itself(tmp_path: Path) -> None:
         assert len(account.damages) == 1, account.damages
         at = account.damages[0]
         assert body.encode()[at.offset : at.offset + at.length].strip().startswith((b"<page>", b"<pagf>"))
+
+
+def test_damage_is_told_alike_however_a_dump_is_split(tmp_path: Path) -> None:
+    """End tags that are damaged hand the next page to the one before it; cuts lie within a page or behind one."""
+    texts = written(12)
+    whole = (HEADER + "".join(texts) + FOOTER).encode()
+    ends = [at for at in range(len(whole)) if whole.startswith(b"</page>", at)]
+    flipped = bytearray(whole)
+    for at in (ends[4], ends[5], ends[8]):
+        flipped[at + 3] ^= 0x40
+    for body in (whole, bytes(flipped), whole[: ends[9] + 60], whole[: ends[9] + 8], whole[: ends[9] - 60]):
+        path = tmp_path / "dump.xml"
+        path.write_bytes(body)
+        found, account = read(path)
+        assert bool(account.damages) is (body != whole)
+        for size in (len(body) // 2, 1000, 333, 97):
+            again, other = read(path, size)
+            assert ids(again) == ids(found) and sorted(other.damages) == sorted(account.damages), size
+    path.write_bytes(flipped)
+    places = {page.page_id: place.offset for page, place in located(splits(expand([str(path)]), 1 << 30)[0])}
+    starts = [at for at in range(len(whole)) if whole.startswith(b"<page>", at)]
+    assert places == {number: starts[number - 1] for number in range(1, 13) if number not in (5, 6, 9)}
 
 
 def test_entities_of_a_document_type_are_never_expanded(tmp_path: Path) -> None:
