@@ -9,8 +9,17 @@ from typing import Any
 
 from trainer.tokenizer import TokenizerError
 
-ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
-"""What makers of tokenizers call the token that ends a text: GPT-2, Llama 3, Llama 2, Gemma, others."""
+END_NAMES = (
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|endofdocument|>",
+    "<|eos|>",
+    "<eos>",
+    "</s>",
+    "<｜end▁of▁sentence｜>",
+    "[EOS]",
+)
+"""Names that the token which ends texts goes by, in the order in which they are looked for: those of `crawlmill tokenize`."""
 
 
 class Vocabulary:
@@ -69,7 +78,7 @@ class Vocabulary:
             if self.tokenizer.id_to_token(eos) is None:
                 raise TokenizerError(f"{self.path} has no token with id {eos}, which should end texts")
             return eos
-        found = [name for name in ENDS if name in known] or (self.special if len(self.special) == 1 else [])
+        found = [name for name in END_NAMES if name in self.special] or (self.special if len(self.special) == 1 else [])
         if not found:
             raise TokenizerError(
                 f"{self.path} does not say which token ends a text; name it with --eos: {', '.join(self.special) or 'none'}"

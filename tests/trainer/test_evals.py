@@ -1,5 +1,6 @@
 """Likelihoods are those of one text at a time, whatever is shared and batched; files that are wrong are named by line."""
 
+import dataclasses
 import json
 import math
 import re
@@ -25,7 +26,7 @@ from trainer.models import Opened, open_model
 from trainer.parallel import start, stop
 from trainer.scoring import Request, Scorer, bucket, rolling
 from trainer.shards import TokenStore
-from trainer.tasks import Task, TaskError, read_task
+from trainer.tasks import Fields, Options, Task, TaskError, read_task
 from trainer.train import Trainer
 from trainer.windows import Windows
 
@@ -315,6 +316,18 @@ def test_task_files_that_are_wrong(tmp_path: Path, options: str, said: str) -> N
     path = written(tmp_path, [ITEM], options)
     with pytest.raises((TaskError, RecipeError), match=said):
         read_task(path)
+
+
+def test_the_task_file_of_the_documentation(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (tmp_path / "task.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    row = {"id": "a", "question": "Fly?", "choices": {"text": ["cow", "owl"], "label": ["1", "2"]}, "answerKey": "2"}
+    (tmp_path / "arc-challenge.jsonl").write_text(json.dumps(row))
+    (tmp_path / "arc-train.jsonl").write_text("".join(json.dumps(row | {"id": n}) + "\n" for n in range(5)))
+    (item,) = read_task(tmp_path / "task.yaml").items
+    assert item.gold == 1 and item.prompt.count("Answer: owl") == 5 and item.prompt.endswith("Fly?\nAnswer:")
+    for known in (Options, Fields):
+        assert all(re.search(rf"\b{f.name}\b", page) for f in dataclasses.fields(known))
 
 
 def test_examples_are_drawn_by_seed_and_are_never_the_item(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from tiny import one_thread  # noqa: F401
 
 from pipeline.errors import StorageError
+from pipeline.tokenizer import files
 from trainer import config, huggingface
 from trainer.attention import scope
 from trainer.checkpoint import CheckpointError
@@ -23,6 +24,7 @@ from trainer.models import open_model
 from trainer.parallel import start, stop
 from trainer.tokenizer import TokenizerError
 from trainer.train import Start, Trainer
+from trainer.vocabulary import END_NAMES
 
 SHAPES = {
     "llama, shared keys, tied": tiny.shape(),
@@ -272,3 +274,7 @@ def test_a_checkpoint_alone_needs_to_be_told(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="--context"):
         open_model(tmp_path / "a" / "b" / "alone", tokenizer=words)
     assert open_model(tmp_path / "a" / "b" / "alone", tokenizer=words, context=32).context == 32
+
+
+def test_texts_end_as_they_were_tokenized() -> None:
+    assert END_NAMES == files.END_NAMES
