@@ -26,6 +26,7 @@ from trainer.evaluation import Evaluation
 from trainer.failures import AbortedError, StoppedError, explained
 from trainer.guard import Judge, Seen, Verdict, Watch
 from trainer.identity import SETTINGS, check_other, check_own, identity, settings
+from trainer.late import Late
 from trainer.loader import MICRO_TOKENS, Loader, Micro, Step
 from trainer.metrics import Log, plot, strict_flops
 from trainer.model import Decoder, flops_per_token, padded_vocab
@@ -63,7 +64,7 @@ class Taken(NamedTuple):
     rate: float
     tokens: int
     """Tokens of the run with it."""
-    numbers: Tensor
+    numbers: Late
 
 
 class Trainer:
@@ -234,8 +235,8 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
 
-    def _learn(self, step: Step, rate: float) -> Tensor:
-        """One step of the optimiser. Returns, on the device and summed over ranks: mean loss, gradient norm, withheld,
+    def _learn(self, step: Step, rate: float) -> Late:
+        """One step of the optimiser. Returns, summed over ranks: mean loss, gradient norm, withheld,
         whether somebody was asked to stop, attended pairs."""
         options = self.config
         expected = float(_batch_tokens(step.phase))
@@ -264,11 +265,11 @@ class Trainer:
         scale_gradients(self.model, shrink)
         self.optimizer.step(rate, withheld)
         self.optimizer.zero_grad()
-        return torch.stack([mean, norm, withheld.double(), sums[4], sums[3]])
+        return Late(torch.stack([mean, norm, withheld.double(), sums[4], sums[3]]))
 
     def _settle(self, taken: Taken, seconds: float, wait: float) -> bool:
         """Looks at a step, as all ranks do; True where the run went back because of it. Raises AbortedError."""
-        loss, norm, withheld, asked, pairs = taken.numbers.tolist()
+        loss, norm, withheld, asked, pairs = taken.numbers.read()
         seen = Seen(taken.step.number, loss, norm, bool(withheld))
         self._recent.append(seen)
         self.state.withheld += seen.withheld

@@ -13,6 +13,7 @@ from runs import Child, body, config, documents, events, losses, same, tokens, t
 
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config, from_mapping
+from trainer.failures import StoppedError
 from trainer.metrics import read
 from trainer.parallel import start, stop
 
@@ -209,6 +210,43 @@ def test_sigterm_in_the_first_step(data: Path, tmp_path: Path) -> None:
     assert code == 143 and "and saved" in said
     (stop,) = events(tmp_path / "out", "stopped")
     assert stop["step"] <= 2
+
+
+def one_is_told(wanted: list[dict[str, Any]], ports: list[int]) -> list[str]:
+    """Only the second rank is told to stop: in a step, or in an evaluation."""
+    found = []
+    for one, port in zip(wanted, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+
+        def before(trainer: Any, at_look: bool = one["log"]["evaluate"] > 0) -> None:
+            name = "evaluate" if at_look else "_learn"
+            inner = getattr(trainer, name)
+
+            def told(*given: Any) -> Any:
+                if trainer.world.rank == 1 and trainer.state.step >= 4:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return inner(*given)
+
+            setattr(trainer, name, told)
+
+        with pytest.raises(StoppedError) as stopped:
+            trained(from_mapping(one), before=before)
+        found.append(str(stopped.value))
+    return found
+
+
+def test_all_ranks_stop_where_one_is_told_to(data: Path, tmp_path: Path) -> None:
+    """Ranks that share matrices, and read the same rows, too."""
+    shapes: list[dict[str, Any]] = [{"parallel__shard": 0}, {"parallel__tensor": 2, "model__kv_heads": 2}]
+    wanted = [
+        body(data, tmp_path / f"{i}-{every}", (16,), log__evaluate=every, checkpoint__every=100, **shape)
+        for i, shape in enumerate(shapes)
+        for every in (0, 4)
+    ]
+    one, other = on_ranks(2, one_is_told, tmp_path / "ranks", wanted, [free_port() for _ in wanted])
+    assert one == other
+    # A step later than it was told, and at once.
+    assert [text.split(" of ")[0] for text in one] == ["stopped at step 6", "stopped at step 4"] * 2
 
 
 def test_a_rank_that_is_killed_ends_the_other_and_leaves_the_checkpoints(data: Path, tmp_path: Path) -> None:
