@@ -420,7 +420,7 @@ def _check_space(folder: RunFolder, needed: int) -> None:
     free = shutil.disk_usage(folder.path).free
     if free < needed:
         raise StorageError(
-            f"{folder.path} needs {needed / 1e9:.1f} GB and its disk has {free / 1e9:.1f} GB left; free some and run the "
+            f"{folder.path} needs {needed / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB left; free some and run the "
             "same command again, or choose another output folder"
         )
 

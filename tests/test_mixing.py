@@ -212,6 +212,8 @@ def test_what_is_held_out_comes_in_no_phase_and_whole() -> None:
     again = carry_out(parse_mix("held_out: 0.2\n" + TWO), shards)
     held = {name for (name, phase, *_) in again.taken() if phase == 2}
     assert ids[2] < held  # a larger share keeps what a smaller one kept
+    with pytest.raises(UsageError, match=r"all of its [0-9,]+ tokens are held out; take it out"):
+        carry_out(parse_mix("held_out: 0.9999999\n" + TWO), shards)
     with pytest.raises(RecipeError, match="name the phase otherwise"):
         parse_mix(TWO.replace("name: anneal", "name: held_out"))
 

@@ -237,7 +237,10 @@ class _Split(NamedTuple):
                     weighed[stratum] = weight * count.tokens
             if not weighed:
                 had = sum(count.tokens for count in counts[name])
-                why = f"all of its {had:,} tokens have weight 0 within it" if had else "it holds no tokens"
+                held_out = counts[name][-1].tokens if strata[name].kept_back else 0
+                what = "are held out" if held_out == had else "have weight 0 within it or are held out"
+                what = what if held_out else "have weight 0 within it"
+                why = f"all of its {had:,} tokens {what}" if had else "it holds no tokens"
                 raise UsageError(
                     f"phase {phase.name!r} gives {name} the weight {phase.weights[name]:g}, but {why}; take it out of the "
                     "weights, or add documents to it"
