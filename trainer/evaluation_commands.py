@@ -1,19 +1,22 @@
 """`crawlmill export`, `import` and `evaluate`."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from pipeline.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from trainer.evals import Metric, TaskResult, TextResult
+    from trainer.scoring import Scorer
 
 out = Console()
 
@@ -119,6 +122,9 @@ def evaluate(
     tasks = [read_task(path, kind=kind, shots=shots, seed=seed, limit=limit) for path in task or ()]
     folders, files = _named(held_out or (), "--held-out"), _named(texts or (), "--texts")
     _refuse_twice([t.name for t in tasks], "task")
+    for written in (report, items):
+        if written is not None and not written.absolute().parent.is_dir():
+            raise UsageError(f"{written} cannot be written: {written.parent} is no folder")
     where, computed_in = pick(device, dtype)
     found = open_model(source, where, computed_in, tokenizer, eos, context)
     scorer = Scorer(found.model, found.context, batch_tokens)
@@ -127,12 +133,17 @@ def evaluate(
         text_results += held(found, folders, tokens, batch_tokens)
         if not text_results:
             raise UsageError(f"{source} has no held-out text of its own: name some with --held-out, --texts or --task")
-    text_results += [evaluate_texts(scorer, found, name, path, limit) for name, path in files.items()]
-    _show_texts(text_results)
     task_results = []
-    for each in tasks:
-        task_results.append(ask(scorer, found, each))
-        _warn_of_cut(task_results[-1], scorer.longest)
+    with _watched(scorer) as begin:
+        for name, path in files.items():
+            begin(name)
+            text_results.append(evaluate_texts(scorer, found, name, path, limit))
+        for each in tasks:
+            begin(each.name)
+            task_results.append(ask(scorer, found, each))
+    _show_texts(text_results)
+    for result in task_results:
+        _warn_of_cut(result, scorer.longest)
     _show_tasks(task_results)
     if items is not None:
         rows = (json.dumps(row, ensure_ascii=False) for result in task_results for row in result.items)
@@ -147,6 +158,19 @@ def evaluate(
             "tasks": {r.task.name: _of_task(r) for r in task_results},
         }  # fmt: skip
         _write(report, json.dumps(body, indent=1) + "\n")
+
+
+@contextmanager
+def _watched(scorer: "Scorer") -> Iterator[Callable[[str], None]]:
+    """Shows how far each task is, on a terminal only, and leaves nothing of it behind."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+
+        def begin(name: str) -> None:
+            bar = progress.add_task(escape(name), total=None)
+            scorer.told = lambda done, of: progress.update(bar, completed=done, total=of)
+
+        yield begin
+    scorer.told = None
 
 
 def _named(given: Iterable[str], option: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ token, such as letters, cost nothing beyond their context.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,20 +49,26 @@ class _Row(NamedTuple):
 
 class Scorer:
     """Scores requests with a model. `longest` is the most tokens that it looks at; `computed` counts the tokens, padding
-    with them, that passed through it. Without `share` each continuation gets a context of its own."""
+    with them, that passed through it. Without `share` each continuation gets a context of its own. `told` is called after
+    each batch with how many of a call's requests are done, and how many there are."""
 
     def __init__(self, model: Decoder, longest: int, batch_tokens: int = BATCH_TOKENS, share: bool = True) -> None:
         self.model, self.longest, self.batch_tokens, self.share = model, longest, batch_tokens, share
         self.computed = 0
+        self.told: Callable[[int, int], None] | None = None
 
     def __call__(self, requests: Sequence[Request]) -> list[Score]:
         """A score for each request, in order. What is too long loses tokens at its left, as in lm-evaluation-harness."""
         nats = np.zeros(len(requests))
         greedy = np.ones(len(requests), bool)
+        done = 0
         for rows in self._batches(requests):
             which, found, best = self._scored(rows)
             np.add.at(nats, which, found)
             np.logical_and.at(greedy, which, best)
+            done += sum(len(row.parts) for row in rows)
+            if self.told is not None:
+                self.told(done, len(requests))
         return [Score(float(n), bool(g)) for n, g in zip(nats, greedy, strict=True)]
 
     def fits(self, request: Request) -> bool:

@@ -102,10 +102,13 @@ def test_what_is_shared_is_computed_once() -> None:
 def test_many_continuations_of_one_context_are_divided_into_rows() -> None:
     model = tiny.model(tiny.shape())
     requests = [Request((1, 2), (n, n + 1, n + 2)) for n in range(200)]
-    scorer = Scorer(model, 32)
+    scorer = Scorer(model, 32, 128)
+    told: list[tuple[int, int]] = []
+    scorer.told = lambda done, of: told.append((done, of))
     for score, request in zip(scorer(requests), requests, strict=True):
         assert score.logprob == pytest.approx(alone(model, request, 32)[0], abs=1e-4)
     assert scorer.computed < 200 * 4
+    assert told[-1] == (200, 200) and len(told) > 2 and told == sorted(told)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -439,5 +442,5 @@ def test_commands_that_cannot_be_carried_out(run: Path, tmp_path: Path) -> None:
         said("evaluate", run, "--task", path, "--task", path)
     with pytest.raises(CrawlmillError, match="cannot read"):
         said("evaluate", run, "--task", tmp_path / "none.jsonl")
-    with pytest.raises(CrawlmillError, match="cannot be written"):
+    with pytest.raises(CrawlmillError, match="is no folder"):
         said("evaluate", run, "--task", path, "--json", tmp_path / "no" / "report.json")
