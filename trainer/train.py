@@ -147,13 +147,15 @@ class Trainer:
                 check_other(self._start.checkpoint, self.identity)
             self._take_up_start()
         self.checkpoints.reserve(self.model, self.optimizer, self.watch.state())
-        if self.world.rank == 0:
-            try:
+        try:
+            if self.world.rank == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / SETTINGS).write_text(json.dumps(settings(self.config), indent=1), encoding="utf-8")
-            except OSError as error:
-                raise StorageError(f"cannot write to {self.folder}: {error.strerror}; set another out") from error
-        self.log = Log(self.folder, self.config.log, self.world.rank)
+            self.log = Log(self.folder, self.config.log, self.world.rank)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write to {self.folder}: {error.strerror}; make room, or set another out"
+            ) from error
         self._note(
             "start",
             step=self.state.step,
@@ -236,8 +238,8 @@ class Trainer:
         return every > 0 and self.state.step % every == 0
 
     def _learn(self, step: Step, rate: float) -> Late:
-        """One step of the optimiser. Returns, summed over ranks: mean loss, gradient norm, withheld,
-        whether somebody was asked to stop, attended pairs."""
+        """One step of the optimiser. Returns, summed over ranks: mean loss, gradient norm, withheld, whether somebody was
+        asked to stop, attended pairs."""
         options = self.config
         expected = float(_batch_tokens(step.phase))
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)

@@ -51,10 +51,10 @@ def clean(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     return found
 
 
-def read_in(wanted: Config, steps: tuple[int, ...]) -> set[int]:
-    """The windows of the only source that some steps read."""
+def read_in(wanted: Config, steps: tuple[int, ...], number: int = 0) -> set[int]:
+    """The windows of the only source that some steps of a phase read."""
     plan = open_corpus(wanted).plan
-    phase = plan.phases[0]
+    phase = plan.phases[number]
     samples = np.concatenate([np.arange(step * phase.batch, (step + 1) * phase.batch) for step in steps])
     return set(plan.place(phase, samples)[2].tolist())
 
@@ -96,12 +96,12 @@ def survived(result: Any, clean: list[float], out: Path) -> None:
     assert [step for step, *_, withheld in said["recent"] if withheld] == list(BAD)
 
 
-def spoilt(wanted: Config, steps: tuple[int, ...]) -> Callable[[Any], None]:
-    """Makes the loss of some steps' samples NaN, whenever they are read."""
-    bad = read_in(wanted, steps)
+def spoilt(wanted: Config, steps: tuple[int, ...], number: int = 0) -> Callable[[Any], None]:
+    """Makes the loss of the samples of some steps of a phase NaN, whenever they are read."""
+    bad = read_in(wanted, steps, number)
 
     def spoils(trainer: Any) -> None:
-        windows = trainer.plan.phases[0].streams[0]
+        windows = trainer.plan.phases[number].streams[0]
         held = np.empty(33, np.int64)
         rows = set()
         for window in bad:
@@ -126,6 +126,19 @@ def test_batches_of_nan_are_survived_by_one_rollback(data: Path, clean: list[flo
     # What was left out is remembered: taken up anew, the run ends the same.
     again, same_held = trained(wanted)
     assert same(held, same_held) and again.rollbacks == 1
+
+
+def test_a_rollback_across_a_border_leaves_out_what_is_bad_and_learns_the_rest_again(
+    data: Path, tmp_path: Path
+) -> None:
+    wanted = config(data, tmp_path / "out", (30, 20), **CALM)
+    result, held = trained(wanted, before=spoilt(wanted, (2, 3, 4), number=1))
+    assert (result.step, result.rollbacks, result.skipped_steps) == (50, 1, 3)
+    (back,) = (line for line in events(tmp_path / "out", "rollback") if "to" in line)
+    # The border's own checkpoint was too young to be trusted.
+    assert (back["step"], back["to"]) == (34, 20)
+    assert back["left_out"] == {"phase": "p1", "first": 0, "end": (5 + 2) * 8}
+    assert all(torch.isfinite(tensor).all() for tensor in held.values()) and result.loss < 2.6
 
 
 def test_one_batch_of_nan_costs_its_step_and_no_more(data: Path, tmp_path: Path) -> None:
