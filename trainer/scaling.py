@@ -386,7 +386,7 @@ def _descend(data: _Centred, start: np.ndarray) -> optimize.OptimizeResult:
         method="L-BFGS-B",
         jac=True,
         bounds=(free, free, free, (_LEAST, _MOST), (_LEAST, _MOST)),
-        options={"maxiter": STEPS, "maxfun": 2 * STEPS, "ftol": 1e-13, "gtol": 1e-5, "maxcor": 20},
+        options={"maxiter": STEPS, "maxfun": 2 * STEPS, "ftol": 1e-13, "gtol": 1e-5},
     )
 
 
