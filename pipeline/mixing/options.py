@@ -16,6 +16,9 @@ from pipeline.yaml_files import line_of, nearest, parse_yaml, read_yaml
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
+SHIPPED = Path(__file__).parent.parent / "recipes" / "mixes"
+"""Published mixtures. Which folders hold their sources only a copy can say."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Names of sources and phases become folders."""
 
@@ -178,6 +181,9 @@ def ranges(weights: dict[str, float]) -> dict[Range, float]:
 
 def load_mix(path: str | Path) -> Mix:
     """Reads a mix file. Raises RecipeError that names the file, the line, the key and the nearest right name."""
+    shipped = SHIPPED / f"{Path(path).stem}.yaml"
+    if not Path(path).exists() and shipped.is_file():
+        raise RecipeError(f"there is no mix file {path}; copy {shipped} and name your token folders in the copy")
     return _validated(*read_yaml(path, "mix"), str(path))
 
 

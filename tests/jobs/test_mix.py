@@ -17,7 +17,7 @@ from jobs.mix import mix, plan_mix
 from jobs.session import session
 from jobs.store import RunFolder
 from jobs.token_folders import verified
-from pipeline.errors import CrawlmillError, InputError, StorageError, UsageError
+from pipeline.errors import CrawlmillError, InputError, RecipeError, StorageError, UsageError
 from pipeline.mixing.options import Mix, parse_mix
 from pipeline.tables import MIXED_DOCUMENTS, TOKEN_DOCUMENTS
 from trainer.shards import TokenStore, index_bytes
@@ -361,6 +361,8 @@ def test_mixes_that_ship_can_be_read() -> None:
     for path in found:
         loaded = load_mix(path)
         assert isinstance(loaded, Mix) and loaded.description
+    with pytest.raises(RecipeError, match=r"there is no mix file llama; copy .*mixes/llama.yaml and name your"):
+        load_mix("llama")
 
 
 def test_the_command_shows_and_writes(prepared: Path, mixed: Path, tmp_path: Path) -> None:
