@@ -24,6 +24,7 @@ from jobs import (
 )
 from pipeline.errors import CrawlmillError, UsageError
 from trainer import commands as training_commands
+from trainer import evaluation_commands, scaling_commands
 
 app = typer.Typer(
     name="crawlmill",
@@ -47,6 +48,11 @@ app.command(epilog="Example: crawlmill tokenize demo/out --tokenizer demo/tokeni
 app.add_typer(token_commands.app, name="tokens")
 app.command(epilog="Example: crawlmill mix demo/mix.yaml --output demo/mixed")(mix_commands.mix)
 app.add_typer(training_commands.app, name="train")
+app.command()(evaluation_commands.evaluate)
+app.command()(evaluation_commands.export)
+app.command("import")(evaluation_commands.import_)
+app.add_typer(scaling_commands.scaling_app, name="scaling")
+app.command()(scaling_commands.budget)
 
 out = Console()
 err = Console(stderr=True)
