@@ -17,13 +17,18 @@ from trainer.model import Decoder
 
 @dataclass
 class Cache:
-    """Keys and values (B, G, S, K) of each layer, in the order in which their tokens came."""
+    """Keys and values (B, G, S, K) of each layer, in the order in which their tokens came. What is `frozen` is read only,
+    and that of one row is what any number of rows begin with."""
 
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    frozen: bool = False
 
     def add(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values of a layer, with these."""
+        if self.frozen:
+            keys, values = (part[layer].expand(len(k), -1, -1, -1) for part in (self.keys, self.values))
+            return torch.cat([keys, k], 2), torch.cat([values, v], 2)
         if layer == len(self.keys):
             self.keys.append(k)
             self.values.append(v)
@@ -44,7 +49,7 @@ def hidden(
     """The normalised stream (B, T, D) of tokens (B, T) at positions (B, T).
 
     `mask` (B, T, S) is True where a token may look; without it each sees itself and those before it. With a `cache` the
-    tokens come after those that it holds, and are added to it.
+    tokens come after those that it holds, and are added to it unless it is frozen.
     """
     shape = model.shape
     n_rows, length = tokens.shape

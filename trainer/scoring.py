@@ -2,23 +2,29 @@
 
 Continuations of one context lie in one row behind it: each sees the context and itself, not the others, and its positions
 go on from the context's. The last token of a context predicts the first of all its continuations, so continuations of one
-token, such as letters, cost nothing beyond their context.
+token, such as letters, cost nothing beyond their context. What many contexts begin with, such as the same examples, is
+computed once too, and its keys and values are kept.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 
-from trainer.inference import hidden, logits
+from trainer.inference import Cache, hidden, logits
 from trainer.loss import chunk_tokens
 from trainer.model import Decoder
 from trainer.vocabulary import Vocabulary
 
 BATCH_TOKENS = 16_384
 """Tokens of a forward pass, padding with them."""
+
+PREFIX = 32
+"""Tokens that contexts must begin with in common for those to be computed apart."""
 
 
 class Request(NamedTuple):
@@ -47,6 +53,13 @@ class _Row(NamedTuple):
         return len(self.context) + sum(len(part) - 1 for part in self.parts)
 
 
+class _Given(NamedTuple):
+    """What the contexts of a batch begin with: its tokens, and its keys and values, those of one row."""
+
+    tokens: tuple[int, ...]
+    cache: Cache
+
+
 class Scorer:
     """Scores requests with a model. `longest` is the most tokens that it looks at; `computed` counts the tokens, padding
     with them, that passed through it. Without `share` each continuation gets a context of its own. `told` is called after
@@ -62,8 +75,8 @@ class Scorer:
         nats = np.zeros(len(requests))
         greedy = np.ones(len(requests), bool)
         done = 0
-        for rows in self._batches(requests):
-            which, found, best = self._scored(rows)
+        for given, rows in self._batches(requests):
+            which, found, best = self._scored(given, rows)
             np.add.at(nats, which, found)
             np.logical_and.at(greedy, which, best)
             done += sum(len(row.parts) for row in rows)
@@ -75,14 +88,34 @@ class Scorer:
         """Whether nothing of it would be cut off."""
         return len(request.context) + len(request.continuation) <= self.longest + 1
 
-    def _batches(self, requests: Sequence[Request]) -> Iterator[list[_Row]]:
-        """Rows of similar length, the longest first: what is too much for the memory fails at once."""
-        rows = sorted(self._rows(requests), key=lambda row: (-row.length, row.numbers))
-        start = 0
-        while start < len(rows):
-            n = max(1, self.batch_tokens // bucket(rows[start].length))
-            yield rows[start : start + n]
-            start += n
+    def _batches(self, requests: Sequence[Request]) -> Iterator[tuple[_Given, list[_Row]]]:
+        """Rows of similar length, the longest first: what is too much for the memory fails at once. Each with what all of
+        them begin with, which the rows leave out."""
+        clusters: dict[tuple[int, ...], list[_Row]] = defaultdict(list)
+        for row in sorted(self._rows(requests), key=lambda row: (-row.length, row.numbers)):
+            clusters[row.context[:PREFIX] if self.share and len(row.context) > PREFIX else ()].append(row)
+        for begin, rows in clusters.items():
+            given = _Given((), Cache())
+            if begin and len(rows) > 1:
+                given = self._read(rows)
+                rows = [row._replace(context=row.context[len(given.tokens) :]) for row in rows]
+            start = 0
+            while start < len(rows):
+                width = bucket(rows[start].length)
+                # Keys and values of what is given are copied for each row.
+                n = min(self.batch_tokens // width, 8 * self.batch_tokens // (width + len(given.tokens)))
+                yield given, rows[start : start + max(1, n)]
+                start += max(1, n)
+
+    def _read(self, rows: Sequence[_Row]) -> _Given:
+        """What contexts begin with, at least a token less than the shortest of them, read once."""
+        first, last = min(row.context for row in rows), max(row.context for row in rows)
+        common = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        tokens = first[: min(common, *(len(row.context) - 1 for row in rows))]
+        cache = Cache()
+        hidden(self.model, torch.tensor([tokens], device=self.model.head.device), cache=cache)
+        self.computed += len(tokens)
+        return _Given(tokens, replace(cache, frozen=True))
 
     def _rows(self, requests: Sequence[Request]) -> Iterator[_Row]:
         groups: dict[object, list[int]] = defaultdict(list)
@@ -109,10 +142,11 @@ class Scorer:
             yield _Row(cut[row[0]][0], tuple(cut[n][1] for n in row), tuple(row))
 
     @torch.no_grad()
-    def _scored(self, rows: list[_Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _scored(self, given: _Given, rows: list[_Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each token that is asked for: its request, its log-probability, whether it was the likeliest."""
         width = bucket(max(row.length for row in rows))
         self.computed += width * len(rows)
+        before = len(given.tokens)
         tokens = np.zeros((len(rows), width), np.int64)
         positions = np.zeros((len(rows), width), np.int64)
         segment = np.full((len(rows), width), -1, np.int64)  # 0 is the context, -1 padding
@@ -134,12 +168,14 @@ class Scorer:
                 end += more
         device = self.model.head.device
         mask = None
-        if any(len(row.parts) > 1 and row.length > len(row.context) for row in rows):
+        if before or any(len(row.parts) > 1 and row.length > len(row.context) for row in rows):
             seg = torch.from_numpy(segment).to(device)
             order = torch.arange(width, device=device)
             behind = order[:, None] >= order
             mask = behind & ((seg[:, None] == seg[:, :, None]) | (seg[:, None] == 0))
-        stream = hidden(self.model, torch.from_numpy(tokens).to(device), torch.from_numpy(positions).to(device), mask)
+            mask = functional.pad(mask, (before, 0), value=True)
+        places = torch.from_numpy(positions + before).to(device)
+        stream = hidden(self.model, torch.from_numpy(tokens).to(device), places, mask, given.cache if before else None)
         row_of, place_of = torch.tensor(at, device=device).T
         wanted = torch.tensor(target, device=device)
         found, best = [], []

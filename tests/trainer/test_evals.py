@@ -99,6 +99,28 @@ def test_what_is_shared_is_computed_once() -> None:
         assert (one.computed, two.computed) == (shared, apart)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_contexts_begin_with_is_computed_once(shape: config.Model) -> None:
+    model = tiny.model(shape)
+    source = torch.Generator().manual_seed(1)
+    draw = torch.randint(0, 300, (3, 50), generator=source).tolist()
+    contexts = [(*begin, *range(n, n + 3 + n % 5)) for begin in draw[:2] for n in range(12)]
+    contexts += [
+        tuple(draw[0]),
+        tuple(draw[0][:40]),
+        tuple(draw[2]),
+        tuple(range(50, 70)),
+    ]  # all of it, less, one's own
+    requests = [Request(context, (n, n + 1, n + 2)[: 1 + n % 3]) for context in contexts for n in range(4)]
+    scorer, apart = Scorer(model, 64, 200), Scorer(model, 64, share=False)
+    expected = apart(requests)
+    for score, other, request in zip(scorer(requests), expected, requests, strict=True):
+        assert score.logprob == pytest.approx(other.logprob, abs=1e-4)
+        assert score.logprob == pytest.approx(alone(model, request, 64)[0], abs=1e-4)
+        assert score.greedy == other.greedy
+    assert scorer.computed < apart.computed / 6
+
+
 def test_many_continuations_of_one_context_are_divided_into_rows() -> None:
     model = tiny.model(tiny.shape())
     requests = [Request((1, 2), (n, n + 1, n + 2)) for n in range(200)]
