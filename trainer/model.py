@@ -149,18 +149,14 @@ class Decoder(nn.Module):
         compiled: bool = False,
         each: bool = False,
     ) -> Any:
-        """Summed `Loss` of tokens (B, T) against targets (B, T); with `each` the loss of every token (B * T), without
-        gradient. The head is used inside of this call, since sharded parameters are whole only there."""
-        stream = self.hidden(tokens, within).flatten(0, 1)
+        """Summed `Loss` of tokens (B, T) against targets (B, T). With `each` the loss of every token (B * T) in nats, 0 where
+        there is no target, without gradient. The head is used inside of this call: sharded parameters are whole only there.
+        """
         if each:
-            return token_losses(stream, self.head, targets.flatten())
-        return linear_cross_entropy(stream, self.head, targets.flatten(), z_loss, compiled=compiled)
-
-    @torch.no_grad()
-    def token_losses(self, tokens: Tensor, targets: Tensor, within: Scope) -> Tensor:
-        """Loss of each token (B, T) in nats, 0 where there is no target. For evaluation: no gradient."""
+            with torch.no_grad():
+                return token_losses(self.hidden(tokens, within).flatten(0, 1), self.head, targets.flatten())
         stream = self.hidden(tokens, within).flatten(0, 1)
-        return token_losses(stream, self.head, targets.flatten()).view_as(targets)
+        return linear_cross_entropy(stream, self.head, targets.flatten(), z_loss, compiled=compiled)
 
     def _turn(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         known = self._turns.get((length, device))

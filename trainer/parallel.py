@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, PrepareModuleInput, RowwiseParallel, parallelize_module
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -27,6 +27,9 @@ from trainer.model import Block, Decoder, ffn_width
 
 BUCKET = 25_000_000
 """Elements of gradients that are summed over replicas at one time: 100 MB, enough to fill any link."""
+
+KINDS_OF_INPUT = 64
+"""For which a block is compiled at most; more would mean that something changes with every batch."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,9 @@ def prepare(model: Decoder, options: config.Parallel, world: World) -> Decoder:
         for block in blocks:
             block.__class__ = _KeepsSome if options.checkpoint_activations == "selective" else _KeepsNothing
     if options.compile:
+        # PyTorch raises after 8 kinds of input, unless told: phases, looks at held-out text (without gradient) and numbers
+        # of documents each come in a few.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS_OF_INPUT)
         for block in blocks:
             block.compile(fullgraph=True, dynamic=False)
     if world.shard > 1:
@@ -293,7 +299,6 @@ def _shard(model: Decoder, world: World) -> None:
     for module in (*model.model.layers, model):
         module.set_gradient_divide_factor(1.0)  # sums, not means
         module.set_force_sum_reduction_for_comms(True)  # NCCL's scaled sum is no kind of reduction that gloo knows
-    register_fsdp_forward_method(model, "token_losses")
 
 
 def _mesh(world: World) -> DeviceMesh:

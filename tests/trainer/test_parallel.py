@@ -95,7 +95,7 @@ def run(case: Case, steps: int = STEPS) -> Run:
         assert all(torch.equal(whole(p), parameters[name]) for name, p in model.named_parameters())
         after = [whole(t) for o in optimizer.all for state in o.state.values() for t in state.values()]
         assert all(torch.equal(*pair) for pair in zip(moments, after, strict=True))
-        seen = model.token_losses(rows[:1, :-1], rows[:1, 1:], scope("mask", documents()))
+        seen = model(rows[:1, :-1], rows[:1, 1:], scope("mask", documents()), each=True)
         return Run(losses, norms, float(fast), parameters, seen)
     finally:
         stop(world)
