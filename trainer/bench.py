@@ -134,6 +134,10 @@ def bench(
                 except torch.cuda.OutOfMemoryError:
                     yield f"{name:<5} {micro:>7,}  out of memory"
                     continue
+                except RuntimeError as error:
+                    # A kernel that this device or version lacks: the other rows are worth having.
+                    yield f"{name:<5} {micro:>7,}  {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+                    continue
                 finally:
                     _clean(where)
                 yield row(found, here.flops if here.gpu else None, matmul)

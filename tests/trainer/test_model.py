@@ -16,6 +16,7 @@ from trainer.attention import attend, choose, scope
 from trainer.loss import _turn, chunk_tokens, linear_cross_entropy, token_losses
 from trainer.model import Decoder, ffn_width
 from trainer.optim import Optimizer
+from trainer.parallel import World, gradient_norm, scale_gradients
 
 SHAPE = config.Model(layers=2, width=48, heads=4, kv_heads=2, head_dim=12, ffn=80, vocab_size=97)
 
@@ -364,6 +365,43 @@ def test_a_start_expects_nothing() -> None:
     tokens, targets, docs = batch(8)
     found = model(tokens, targets, scope("mask", docs))
     assert float(found.nll / found.n) == pytest.approx(math.log(97), abs=0.05)
+
+
+def test_training_goes_as_a_plain_loop_does() -> None:
+    """Micro-batches, sums, one division, clipping on the device and groups of the optimiser come to what everybody writes:
+    the mean of all logits' loss, clip_grad_norm_, AdamW. Compared step by step."""
+    ours, plain = made(), made()
+    optimizer = Optimizer(ours, config.Optim(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, clip=0.5))
+    groups = [[p for p in plain.parameters() if (p.ndim == 2) == decays] for decays in (True, False)]
+    usual = torch.optim.AdamW(
+        [{"params": group, "weight_decay": w} for group, w in zip(groups, (0.1, 0.0), strict=True)],
+        lr=3e-3,
+        betas=(0.9, 0.95),
+    )
+    world = World(0, 1, 0, torch.device("cpu"), None)
+    clipped = 0
+    for step in range(12):
+        tokens, targets, docs = batch(4, seed=step % 3)
+        n = (targets != -1).sum()
+        nll = torch.zeros(())
+        for rows in (slice(0, 1), slice(1, 4)):
+            found = ours(tokens[rows], targets[rows], scope("mask", docs[rows]))
+            (found.total / targets.numel()).backward()
+            nll += found.nll
+        scale = targets.numel() / n
+        norm = gradient_norm(ours, world) * scale
+        clipped += bool(norm > 0.5)
+        scale_gradients(ours, scale * (0.5 / (norm + 1e-6)).clamp_max(1.0))
+        optimizer.step(1.0, torch.zeros(()))
+        optimizer.zero_grad()
+        logits = reference(plain, tokens, docs)
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        usual.step()
+        usual.zero_grad()
+        assert (nll / n).item() == pytest.approx(loss.item(), rel=1e-4), step
+    assert clipped > 3 and loss < 4.2
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
