@@ -282,9 +282,9 @@ class _Cutter:
                 if not 0 <= found < edge - self._inflated:
                     return
             for fragment in self._cut():
-                if fragment.inflated >= edge:
-                    return
                 yield fragment
+                if fragment.inflated + len(fragment.xml) >= edge:
+                    return
             if not self._inside or self._inflated >= edge:
                 return
         if self._inside:
