@@ -4,9 +4,10 @@
     python -m benchmarks.trainer --peer-python peer4/bin/python > benchmarks/trainer.txt
 
 All train one model (a Llama of the given shape, the same first numbers) on the same random tokens with fused AdamW and
-clipping: FP32 and one thread on a CPU, BF16 on a GPU. Each contender is a process of its own; rounds of all are taken in
-turn. `plain` is the way of nanoGPT: a forward pass to all logits, cross_entropy, backward, clip, step, written here.
-Losses after the first step show that all do the same work. Then the loader alone.
+clipping: FP32 on a CPU, BF16 on a GPU. Each contender is a process of its own; rounds of all are taken in turn. `plain` is
+the way of nanoGPT: a forward pass to all logits, cross_entropy, backward, clip, step, written here. Losses after the first
+step show that all do the same work. On a CPU two vocabularies are taken, at one thread and at two, and nothing is compiled
+unless --compiled asks for it. Then the loader alone. `crawlmill train bench` fills the table of a GPU.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,17 @@ ROOT = Path(__file__).resolve().parent.parent
 LR, BETAS, DECAY, CLIP = 6e-4, (0.9, 0.95), 0.1, 1.0
 # Name, whether it is compiled; the first is what the others are measured against.
 CONTENDERS = [
-    ("crawlmill", True),
+    ("crawlmill, all of it", False),
     ("crawlmill", False),
-    ("crawlmill, all of it", True),
-    ("plain", True),
     ("plain", False),
-    ("transformers", True),
     ("transformers", False),
+    ("crawlmill, all of it", True),
+    ("crawlmill", True),
+    ("plain", True),
+    ("transformers", True),
 ]
+VOCABULARIES = (8_192, 50_304)
+THREADS = (1, 2)
 HOW = {
     "crawlmill": "loss in chunks; blocks compiled, or nothing",
     "crawlmill, all of it": "with loader, document masks, z-loss and guard",
@@ -203,23 +207,30 @@ def work(name: str, compiled: bool, folder: Path, device: torch.device) -> Step:
 
 def serve(number: int, folder: Path, device: torch.device) -> None:
     """Warms up with two steps, then times a round for each line on standard input."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     task = json.loads((folder / "task.json").read_text())
+    torch.set_num_threads(task["threads"])
     step = work(*CONTENDERS[number], folder, device)
     batches = Batches(folder, CONTENDERS[number][0].endswith("it"), device, task)
     losses = [float(step(*batches())) for _ in range(2)]
     print(json.dumps({"losses": losses}), flush=True)
     for _ in sys.stdin:
         _wait(device)
-        began = time.perf_counter()
+        before, began = os.times(), time.perf_counter()
         for _ in range(task["steps"]):
             loss = step(*batches())
         _wait(device)
-        took = time.perf_counter() - began
-        print(json.dumps({"seconds": took, "loss": float(loss), "memory": _memory(device)}), flush=True)
+        took, after = time.perf_counter() - began, os.times()
+        found = {
+            "seconds": took,
+            "user": after.user - before.user,
+            "system": after.system - before.system,
+            "loss": float(loss),
+            "memory": _memory(device),
+        }
+        print(json.dumps(found), flush=True)
 
 
 class Batches:
@@ -254,11 +265,14 @@ def main() -> None:
         "--peer-python", help="interpreter that has torch and transformers; without it they are left out"
     )
     parser.add_argument("--shape", default="tiny", help="of trainer.bench.SHAPES")
+    parser.add_argument("--vocabulary", type=int, nargs="+", help="sizes; on a GPU that of the shape")
+    parser.add_argument("--threads", type=int, nargs="+", help="of a CPU")
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--rows", type=int, default=8, help="samples of a step")
-    parser.add_argument("--steps", type=int, default=2, help="of a round")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1, help="of a round")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compiled", action="store_true", help="compiled contenders on a CPU, too: minutes more")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -267,17 +281,27 @@ def main() -> None:
         serve(options.serve, options.folder, device)
         return
     print("python -m benchmarks.trainer " + " ".join(sys.argv[1:]))
+    on_cpu = device.type == "cpu"
+    for vocabulary in options.vocabulary or (VOCABULARIES if on_cpu else (0,)):
+        for threads in options.threads or (THREADS if on_cpu else (1,)):
+            with tempfile.TemporaryDirectory() as folder:
+                compare(options, vocabulary, threads, Path(folder), device)
+    print(
+        "\nratio: time over that of the first row in the same round, median; CPU s: processor time of a step, and how much"
+    )
+    print("of it is the system's; memory: most that the process has had.")
     with tempfile.TemporaryDirectory() as folder:
-        compare(options, Path(folder), device)
         loaders(Path(folder))
 
 
-def compare(options: argparse.Namespace, folder: Path, device: torch.device) -> None:
+def compare(options: argparse.Namespace, vocabulary: int, threads: int, folder: Path, device: torch.device) -> None:
     from trainer.bench import SHAPES
     from trainer.model import Decoder, ffn_width, flops_per_token, n_parameters
 
     shape = SHAPES[options.shape]
-    task = {"shape": {**asdict(shape), "ffn": ffn_width(shape)}, "seq_len": options.seq_len, "steps": options.steps}
+    shape = replace(shape, vocab_size=vocabulary or shape.vocab_size)
+    facts = {**asdict(shape), "ffn": ffn_width(shape)}
+    task = {"shape": facts, "seq_len": options.seq_len, "steps": options.steps, "threads": threads}
     (folder / "task.json").write_text(json.dumps(task))
     model = Decoder(shape)
     model.initialise(0)
@@ -285,15 +309,16 @@ def compare(options: argparse.Namespace, folder: Path, device: torch.device) -> 
     drawn = torch.Generator().manual_seed(0)
     drawn_size = (8, options.rows, options.seq_len + 1)
     torch.save(torch.randint(1, shape.vocab_size, drawn_size, generator=drawn), folder / "batches.pt")
-    kind = "FP32, one thread" if device.type == "cpu" else f"BF16, {torch.cuda.get_device_name()}"
+    on_cpu = device.type == "cpu"
+    kind = f"FP32, {threads} thread{'s' * (threads > 1)}" if on_cpu else f"BF16, {torch.cuda.get_device_name()}"
     n, size = n_parameters(shape)[0], f"{options.rows} samples of {options.seq_len:,} tokens"
-    print(f"{options.shape}: {n:,} parameters, vocabulary {shape.vocab_size:,}; torch {torch.__version__}, {kind}")
-    print(f"{size} a step, {options.rounds} rounds of {options.steps} steps\n")
+    print(f"\n{options.shape}: {n:,} parameters, vocabulary {shape.vocab_size:,}; torch {torch.__version__}, {kind}")
+    print(f"{size} a step, {options.rounds} rounds of {options.steps} step{'s' * (options.steps > 1)}\n")
     running = {}
-    for number, (name, _) in enumerate(CONTENDERS):
+    for number, (name, compiled) in enumerate(CONTENDERS):
         python = options.peer_python if name == "transformers" else sys.executable
-        if python:
-            running[number] = start(python, number, folder, options.device)
+        if python and (options.compiled or not on_cpu or not compiled):
+            running[number] = start(python, number, folder, options.device, threads)
     rounds: dict[int, list[dict[str, float]]] = {number: [] for number in running}
     try:
         firsts = {number: told(process)["losses"] for number, process in running.items()}
@@ -310,17 +335,19 @@ def compare(options: argparse.Namespace, folder: Path, device: torch.device) -> 
     tokens = options.steps * options.rows * options.seq_len
     flops = flops_per_token(shape, options.seq_len)
     print(
-        f"{'contender':<22}{'compiled':<10}{'tok/s':>9}{'GFLOP/s':>9}{'ratio':>7}{'memory GB':>11}  {'losses 1, 2':<17}  how"
+        f"{'contender':<22}{'compiled':<10}{'tok/s':>9}{'GFLOP/s':>9}{'ratio':>7}{'CPU s':>7}{'system':>8}{'memory GB':>11}"
+        f"  {'losses 1, 2':<17}  how"
     )
     for number, found in rounds.items():
         name, compiled = CONTENDERS[number]
         speed = statistics.median(tokens / one["seconds"] for one in found)
         ratio = statistics.median(one["seconds"] / base["seconds"] for one, base in zip(found, rounds[0], strict=True))
+        spent = statistics.median((one["user"] + one["system"]) / options.steps for one in found)
+        system = statistics.median(one["system"] / max(1e-9, one["user"] + one["system"]) for one in found)
         losses = ", ".join(f"{loss:.4f}" for loss in firsts[number])
         memory = f"{max(one['memory'] for one in found) / 1e9:.2f}"
-        figures = f"{speed:>9,.0f}{speed * flops / 1e9:>9,.1f}{ratio:>7.2f}{memory:>11}"
-        print(f"{name:<22}{'yes' if compiled else 'no':<10}{figures}  {losses:<17}  {HOW[name]}")
-    print("\nratio: time over that of the first row in the same round, median; memory: most that the process has had.")
+        figures = f"{speed:>9,.0f}{speed * flops / 1e9:>9,.1f}{ratio:>7.2f}{spent:>7.2f}{system:>8.0%}{memory:>11}"
+        print(f"{name:<22}{'yes' if compiled else 'no':<10}{figures}  {losses:<17}  {HOW[name]}", flush=True)
 
 
 def loaders(folder: Path) -> None:
@@ -336,10 +363,10 @@ def loaders(folder: Path) -> None:
         )
 
 
-def start(python: str, number: int, folder: Path, device: str) -> "subprocess.Popen[str]":
+def start(python: str, number: int, folder: Path, device: str, threads: int) -> "subprocess.Popen[str]":
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [python, "-m", "benchmarks.trainer", "--serve", str(number), "--folder", str(folder), "--device", device]
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     )
