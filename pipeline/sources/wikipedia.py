@@ -250,16 +250,19 @@ class _Cutter:
         size = self._split.start
         last = b""
         damaged = False
+        astray = False  # whether the edge lies in what is no page, which this split tells of up to the next one
         edge = 0  # where the split's own bytes end in what it inflates to, once that is passed
         for event in arriving:
             if isinstance(event, Edge):
                 own, edge = False, self._inflated + len(self._buffer)
                 if not self._inside and not self._open_tag():
-                    if not _END.startswith(self._buffer.strip()):
-                        self._gap(0, len(self._buffer), self._buffer)
-                    return
+                    astray = self._whole and not _END.startswith(self._buffer.strip())
+                    if not astray:
+                        return
                 continue
             if isinstance(event, Damage):
+                if astray:  # as one task would have it: the damage is told by the split in which it begins
+                    return
                 self._note(event.offset, event.length if own else 0, event.reason)
                 self._drop()
                 damaged = True
@@ -277,6 +280,12 @@ class _Cutter:
             if own:
                 yield from self._cut()
                 continue
+            if astray:
+                found = self._buffer.find(_PAGE)
+                if found < 0 and len(self._buffer) < GAP_BYTES:
+                    continue
+                self._gap(0, len(self._buffer) if found < 0 else found, self._buffer)
+                return
             if not self._inside:
                 found = self._buffer.find(_PAGE)
                 if not 0 <= found < edge - self._inflated:
@@ -287,7 +296,9 @@ class _Cutter:
                     return
             if not self._inside or self._inflated >= edge:
                 return
-        if self._inside:
+        if astray:
+            self._gap(0, len(self._buffer), self._buffer)
+        elif self._inside:
             length = size - self._at if self._plain else 0
             self._note(self._at, length, "a page is cut short at the end of the file")
         elif own and last and not damaged and self._ends_early(last):

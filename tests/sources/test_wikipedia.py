@@ -213,14 +213,24 @@ def test_a_damaged_page_of_xml_costs_itself(tmp_path: Path) -> None:
 
 
 def test_damage_is_told_alike_however_a_dump_is_split(tmp_path: Path) -> None:
-    """End tags that are damaged hand the next page to the one before it; cuts lie within a page or behind one."""
+    """End tags that are damaged hand the next page to the one before it, start tags leave one astray; cuts lie within a page
+    or behind one."""
     texts = written(12)
     whole = (HEADER + "".join(texts) + FOOTER).encode()
     ends = [at for at in range(len(whole)) if whole.startswith(b"</page>", at)]
     flipped = bytearray(whole)
     for at in (ends[4], ends[5], ends[8]):
         flipped[at + 3] ^= 0x40
-    for body in (whole, bytes(flipped), whole[: ends[9] + 60], whole[: ends[9] + 8], whole[: ends[9] - 60]):
+    begun = bytearray(whole)
+    begun[whole.index(b"<page>", ends[6]) + 4] ^= 0x40
+    for body in (
+        whole,
+        bytes(flipped),
+        bytes(begun),
+        whole[: ends[9] + 60],
+        whole[: ends[9] + 8],
+        whole[: ends[9] - 60],
+    ):
         path = tmp_path / "dump.xml"
         path.write_bytes(body)
         found, account = read(path)
