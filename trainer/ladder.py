@@ -82,7 +82,7 @@ def shape_of(parameters: float, like: Model, aspect: float | None = None) -> Mod
     wanted = aspect or (LARGE_ASPECT if parameters >= LARGE else ASPECT)
     group = max(1, like.heads // like.kv_heads)
     found: list[tuple[float, Model]] = []
-    smallest = math.inf
+    nearest = like, math.inf
     # A head of the base may be wider than a whole small model.
     for head_dim in {like.head_dim} | {size for size in (128, 64, 32, 16) if size < like.head_dim}:
         unit = head_dim * group if group > 1 else head_dim
@@ -92,21 +92,24 @@ def shape_of(parameters: float, like: Model, aspect: float | None = None) -> Mod
             if like.ffn:
                 shape = replace(shape, ffn=max(8, round(like.ffn / like.width * width / 8) * 8))
             one, two = (n_parameters(replace(shape, layers=layers))[0] for layers in (1, 2))
-            smallest = min(smallest, one)
-            if one > parameters * (1 + OFF):
-                break
             layers = max(1, round((parameters - 2 * one + two) / (two - one)))
             n = one + (layers - 1) * (two - one)
             off = abs(math.log(n / parameters))
+            if off < nearest[1]:
+                nearest = replace(shape, layers=layers), off
+            if one > parameters * (1 + OFF):
+                break
             if off > math.log(1 + OFF):
                 continue
             # Near the size first, near the aspect next, with the base's heads if they do.
             cost = off + 0.1 * math.log(width / layers / wanted) ** 2 + 0.02 * math.log2(like.head_dim / head_dim)
             found.append((cost, replace(shape, layers=layers)))
     if not found:
+        shape = nearest[0]
+        n = n_parameters(shape)[0]
         raise UsageError(
-            f"no model of this base has about {short(parameters)} parameters: the smallest, of one layer, has "
-            f"{short(smallest)}, and its vocabulary of {like.vocab_size:,} tokens alone takes most of them"
+            f"no model of this base has about {short(parameters)} parameters: the nearest has {short(n)}, of which "
+            f"a vocabulary of {shape.vocab_size:,} takes {short(shape.vocab_size * shape.width)}"
         )
     return min(found, key=lambda pair: (pair[0], pair[1].width))[1]
 

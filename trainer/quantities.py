@@ -25,7 +25,9 @@ def quantity(text: str | float, name: str) -> float:
 
 
 def short(value: float) -> str:
-    """Three digits and a suffix: 405B, 15.6T, 1.34M, 12."""
+    """Three digits and a suffix: 405B, 15.6T, 1.34M, 12; powers of ten beyond 999T and below a hundredth."""
+    if not 0.01 <= abs(value) < 0.9995e15:
+        return f"{value:.3g}"
     for suffix, size in reversed(SUFFIXES.items()):
         # 999.6M reads as 1B, not as 1000M.
         if abs(value) >= size * 0.9995:
@@ -34,8 +36,6 @@ def short(value: float) -> str:
 
 
 def _three(value: float) -> str:
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(value) * 1.0005)))
     text = f"{value:.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else f"{value:,.0f}"

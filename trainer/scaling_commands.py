@@ -208,6 +208,7 @@ def budget(
         _show_check(reckon.check())
         return
     figures = reckon.power()
+    hosts = "" if watts is not None else " without its host"
     watts = watts if watts is not None else reckon.watts_of(gpu)
     grams = reckon.grid_of(grid if grid is not None else str(figures["grid"]))
     building = pue if pue is not None else float(figures["pue"])
@@ -230,15 +231,13 @@ def budget(
         ),
         ("on", f"{gpus:,} x {plan.device.name}, {mfu:.0%} of {(plan.device.flops or 0) / 1e12:.4g} TFLOP/s"),
         ("time", f"{_time(plan.seconds)}, {short(plan.tokens / plan.seconds)} tokens/s"),
-        ("GPU hours", f"{plan.gpu_hours:,.0f}" if plan.gpu_hours < 1e6 else short(plan.gpu_hours)),
+        ("GPU hours", f"{plan.gpu_hours:,.0f}" if 10 <= plan.gpu_hours < 1e6 else short(plan.gpu_hours)),
     ]
     if hour_price is not None:
         rows.append(("money", f"{_money(plan.gpu_hours * hour_price)} at {hour_price:g} a GPU hour"))
     if watts is not None:
         used = reckon.energy(plan.gpu_hours, watts, building, grams)
-        rows.append(
-            ("energy", f"{_scaled(used.kwh * 1e3, 'Wh')} ({watts:g} W a GPU, PUE {building:g}; hosts not counted)")
-        )
+        rows.append(("energy", f"{_scaled(used.kwh * 1e3, 'Wh')} ({watts:g} W a GPU{hosts}, PUE {building:g})"))
         rows.append(("CO2", f"{_tonnes(used.co2)} ({grams:g} g a kWh{'' if grid else ', world average'})"))
     for name, value in rows:
         out.print(f"{name:<20}{escape(value)}", highlight=False)
@@ -317,15 +316,16 @@ def _law(name: str) -> Any:
 
 def _show_memory(parts: list[Any], there: int | None, micro: str, how: str) -> None:
     names = ("weights", "masters", "gradients", "moments", "activations", "logits")
+    size, unit = (1e9, "GB") if max(part.total for part in parts) >= 1e9 else (1e6, "MB")
     table = _table(
-        f"GB on each GPU, {micro} tokens at once, activations checkpointed: {how}",
+        f"{unit} on each GPU, {micro} tokens at once, activations checkpointed: {how}",
         "state shared by", *("activ." if name == "activations" else name for name in names), "total",
     )  # fmt: skip
     for part in parts:
         fits = there is None or part.total <= there
-        total = f"{part.total / 1e9:,.1f}"
+        total = f"{part.total / size:,.1f}"
         table.add_row(
-            part.way, *(f"{getattr(part, name) / 1e9:,.1f}" for name in names), total if fits else f"[red]{total}[/red]"
+            part.way, *(f"{getattr(part, name) / size:,.1f}" for name in names), total if fits else f"[red]{total}[/red]"
         )  # fmt: skip
     out.print(table)
     fitting = [part.way for part in parts if there is None or part.total <= there]
@@ -370,7 +370,9 @@ def _show_check(found: list[Any]) -> None:
 def _time(seconds: float) -> str:
     from trainer.metrics import clock_time
 
-    return f"{seconds / 86400:,.1f} days" if seconds > 2 * 86400 else clock_time(seconds)
+    return (
+        f"{seconds / 86400:,.1f} days" if seconds > 2 * 86400 else clock_time(seconds) if seconds >= 1 else "under 1 s"
+    )
 
 
 def _money(amount: float) -> str:
@@ -378,7 +380,7 @@ def _money(amount: float) -> str:
 
 
 def _tonnes(kilograms: float) -> str:
-    return f"{kilograms / 1000:,.3g} t" if kilograms < 1e6 else f"{kilograms / 1000:,.0f} t"
+    return f"{kilograms / 1000:,.0f} t" if kilograms >= 1e5 else _scaled(kilograms * 1000, "g")
 
 
 def _scaled(value: float, unit: str) -> str:

@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def planted(
 
 @pytest.fixture(scope="module")
 def chinchilla() -> Fit:
-    return fit(collect(["chinchilla"]).runs, draws=60)
+    return fit(collect(["chinchilla"]).runs, draws=40)
 
 
 def test_planted_exponents_of_isoflop_lie_in_their_intervals() -> None:
@@ -54,21 +55,21 @@ def test_planted_exponents_of_isoflop_lie_in_their_intervals() -> None:
 
 def test_planted_constants_lie_in_their_intervals() -> None:
     inside = dict.fromkeys(Law._fields, 0)
-    for seed in range(12):
-        found = fit(planted(seed=100 + seed), draws=60, seed=seed)
+    for seed in range(10):
+        found = fit(planted(seed=100 + seed), draws=40, seed=seed)
         for name, (low, high) in found.intervals.items():
             inside[name] += low <= getattr(TRUTH, name) <= high
         assert found.law.alpha == pytest.approx(TRUTH.alpha, abs=0.05)
-    assert min(inside.values()) >= 9, inside
+    assert min(inside.values()) >= 8, inside
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     st.floats(0.25, 0.5), st.floats(0.25, 0.5), st.floats(1.2, 2.5), st.floats(100, 2000), st.floats(300, 5000)
 )  # fmt: skip
 def test_without_noise_the_law_is_found_to_the_digit(alpha: float, beta: float, e: float, a: float, b: float) -> None:
     law = Law(e, a, b, alpha, beta)
-    found = fit(planted(law, noise=0.0), draws=20)
+    found = fit(planted(law, noise=0.0), draws=2)
     assert found.law == pytest.approx(law, rel=1e-3)
     assert found.error < 1e-6
     assert not [one for one in found.warnings if "converge" in one]
@@ -77,13 +78,13 @@ def test_without_noise_the_law_is_found_to_the_digit(alpha: float, beta: float, 
 def test_runs_far_off_do_not_move_the_law() -> None:
     runs = planted(noise=0.001)
     runs.loss[[3, 20]] *= 1.5
-    assert fit(runs, draws=20).law.alpha == pytest.approx(TRUTH.alpha, abs=0.03)
+    assert fit(runs, draws=2).law.alpha == pytest.approx(TRUTH.alpha, abs=0.03)
 
 
 def test_the_public_isoflop_table_gives_its_exponents() -> None:
     """The losses of the table are those of L = 2.69 + 1606.4 / N^0.34 + 3210.7 / D^0.36."""
     runs = collect(["cs336"]).runs
-    law = fit(runs, draws=20).law
+    law = fit(runs, draws=2).law
     assert law == pytest.approx((2.69, 1606.4, 3210.7, 0.34, 0.36), rel=1e-4)
     found = isoflop(runs)
     assert len(found.budgets) == 9 and not found.refused
@@ -134,17 +135,28 @@ def test_two_budgets_of_three_sizes_have_no_interval() -> None:
     assert isoflop(planted(budgets=3, sizes=3)).n.interval is not None
 
 
+def one_size() -> Runs:
+    return Runs.of([Run("", 1e8, d, 3 + 1e3 / d**0.3, 6e8 * d) for d in np.geomspace(1e9, 1e11, 8)])
+
+
+def tokens_do_not_matter() -> Runs:
+    grid = [(n, d) for n in (1e7, 1e8, 1e9) for d in (1e9, 1e10, 1e11)]
+    return Runs.of([Run("", n, d, 2 + 400 / n**0.3, 6 * n * d) for n, d in grid])
+
+
+def one_budget() -> Runs:
+    return planted().take(np.arange(35) // 7 == 2)
+
+
 @pytest.mark.parametrize(
     ("runs", "said"),
     [
-        (lambda: planted().take(np.arange(35) // 7 == 2), "weakly identified|not identified"),
-        (lambda: Runs.of([Run("", 1e8, d, 3.0 + 1e3 / d**0.3, 6e8 * d) for d in np.geomspace(1e9, 1e11, 8)]), "different numbers of parameters"),
-        (lambda: Runs.of([Run("", n, d, 2 + 400 / n**0.3, 6 * n * d) for n in (1e7, 1e8, 1e9) for d in (1e9, 1e10, 1e11)]), "not identified"),
+        (one_budget, "weakly identified|not identified"),
+        (one_size, "not identified: the runs have 1 different numbers of parameters"),
+        (tokens_do_not_matter, "not identified: B"),
     ],
-)  # fmt: skip
-def test_what_the_runs_cannot_tell_is_said(runs: Any, said: str) -> None:
-    import re
-
+)
+def test_what_the_runs_cannot_tell_is_said(runs: Callable[[], Runs], said: str) -> None:
     warnings = " ".join(fit(runs(), draws=20).warnings)
     assert re.search(said, warnings), warnings
 
@@ -186,7 +198,7 @@ def test_tables_take_tokens_or_operations_and_say_what_is_wrong(tmp_path: Path) 
         path.write_text(text)
         with pytest.raises(InputError, match=said):
             collect([str(path)])
-    with pytest.raises(UsageError, match="neither a run folder.*chinchilla, cs336"):
+    with pytest.raises(UsageError, match=r"neither a run folder.*chinchilla, cs336"):
         collect([str(tmp_path / "nowhere")])
     with pytest.raises(UsageError, match="no run of the trainer"):
         collect([str(tmp_path)])
@@ -269,7 +281,10 @@ def test_the_command_fits_and_writes_what_advise_reads(tmp_path: Path) -> None:
 
 def test_the_command_goes_on_with_the_way_that_the_runs_suffice_for(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
-    rows = [f"{n},{d},{TRUTH.loss(n, d)}" for n, d in ((1e7, 1e9), (2e7, 3e9), (4e7, 1e9), (8e7, 5e9), (1e8, 2e9), (2e8, 9e9))]
+    rows = [
+        f"{n},{d},{TRUTH.loss(n, d)}"
+        for n, d in ((1e7, 1e9), (2e7, 3e9), (4e7, 1e9), (8e7, 5e9), (1e8, 2e9), (2e8, 9e9))
+    ]
     path.write_text("n_parameters,tokens,loss\n" + "\n".join(rows))
     text = said("fit", str(path), "--draws", "20")
     assert "not fitted: isoFLOP needs two budgets" in text and "L = E + A / N^alpha" in text
