@@ -169,11 +169,11 @@ def evaluate_texts(scorer: Scorer, found: Opened, name: str, path: str | Path, m
     texts = list(_texts(Path(path)))[:most]
     if not texts:
         raise TaskError(f"{path} has no texts")
-    ids = found.vocabulary.encode(texts)
+    ids = found.vocabulary.encode(texts, special=False)
     requests: list[Request] = []
     places = []
     for tokens in ids:
-        parts = rolling(tokens, found.vocabulary.eos, scorer.longest)
+        parts = rolling(tokens, found.vocabulary.bos, scorer.longest)
         places.append(slice(len(requests), len(requests) + len(parts)))
         requests += parts
     scores = scorer(requests)

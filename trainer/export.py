@@ -42,12 +42,12 @@ def export(
     """
     found = open_model(source, "cpu", "float32", tokenizer, eos, context)
     shape, words = found.model.shape, found.vocabulary
-    body = config_of(shape, found.context, words.eos, dtype)
+    body = config_of(shape, found.context, words.eos, words.bos, dtype)
     unused = [*range(words.size, shape.vocab_size)]
-    generation: dict[str, Any] = {"bos_token_id": words.eos, "eos_token_id": words.eos, "pad_token_id": words.eos}
+    generation: dict[str, Any] = {"bos_token_id": words.bos, "eos_token_id": words.eos, "pad_token_id": words.eos}
     if unused:
         generation["suppress_tokens"] = unused
-    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), words.end)
+    special = {"bos_token": words.begin, "eos_token": words.end, "pad_token": words.end}
     about_tokenizer = {
         **special,
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -88,11 +88,11 @@ def import_(
     if folder.exists():
         raise StorageError(f"{folder} exists already; name a folder that does not, or remove it")
     found = open_model(source, "cpu", "float32", tokenizer, eos)
-    shape = found.model.shape
+    shape, words = found.model.shape, found.vocabulary
     identity = {
         "config": "imported",
         "plan": "imported",
-        "tokenizer": found.vocabulary.sha256,
+        "tokenizer": words.sha256,
         "model": asdict(shape),
         "optimizer": optimizer,
         "imported_from": str(Path(source).name),
@@ -112,8 +112,8 @@ def import_(
             shutil.rmtree(draft)
         draft.mkdir(parents=True)
         _put(draft / "config.json", _text(asdict(body)))
-        _put(draft / "tokenizer.json", found.vocabulary.raw.decode())
-        _put(draft / "tokenizer_config.json", _text({"eos_token": found.vocabulary.end}))
+        _put(draft / "tokenizer.json", words.raw.decode())
+        _put(draft / "tokenizer_config.json", _text({"bos_token": words.begin, "eos_token": words.end}))
         _put(draft / "model.toml", section(shape))
         saves = Checkpoints(draft / "checkpoints", config.Checkpoint(asynchronous=False), world, identity)
         saves.save(0, found.model, Optimizer(found.model, body.optim), {}, RunState().to_json())

@@ -75,7 +75,7 @@ class HarnessModel(Base):
         words = self.found.vocabulary
         found = []
         for text, tokens in zip(texts, words.encode(texts), strict=True):
-            scores = self.scorer(rolling(tokens, words.eos, self.scorer.longest))
+            scores = self.scorer(rolling(tokens, words.bos, self.scorer.longest))
             found.append(sum(score.logprob for score in scores))
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), found[-1])
         return found
@@ -90,7 +90,7 @@ class HarnessModel(Base):
             room = self.scorer.longest - most
             if room < 1:
                 raise UsageError(f"a task generates {most:,} tokens, the model looks at {self.scorer.longest:,}")
-            given = prompt[-room:] or [words.eos]
+            given = prompt[-room:] or [words.bos]
             made = generate(self.found.model, [given], most, words.eos, words.size, _ends(words.decode, stops))[0]
             text = words.decode(made)
             for stop in stops:

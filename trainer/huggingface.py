@@ -34,16 +34,15 @@ class ModelError(InputError):
 
 
 class Written(NamedTuple):
-    """What lies in a folder: shape, longest text in tokens, and the ids that end, begin and pad texts."""
+    """What lies in a folder: shape, longest text in tokens, and the id of the token that ends texts."""
 
     shape: config.Model
     context: int
     eos: int | None
-    bos: int | None
 
 
-def config_of(shape: config.Model, context: int, eos: int, dtype: str) -> dict[str, Any]:
-    """config.json of a model. Texts begin where others end in training, so the token that ends one begins one, too."""
+def config_of(shape: config.Model, context: int, eos: int, bos: int, dtype: str) -> dict[str, Any]:
+    """config.json of a model whose texts end with `eos` and begin after `bos`."""
     kind = "qwen3" if shape.qk_norm else "llama"
     body = {
         "architectures": [_KINDS[kind]],
@@ -65,7 +64,7 @@ def config_of(shape: config.Model, context: int, eos: int, dtype: str) -> dict[s
         "tie_word_embeddings": shape.tie_embeddings,
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "bos_token_id": eos,
+        "bos_token_id": bos,
         "eos_token_id": eos,
         "pad_token_id": eos,
         "use_cache": True,
@@ -121,7 +120,7 @@ def read_config(folder: Path) -> Written:
     # As the trainer would have it: a width that follows from the others is not written down.
     if ffn_width(replace(shape, ffn=0)) == shape.ffn:
         shape = replace(shape, ffn=0)
-    return Written(shape, context, _first(body.get("eos_token_id")), _first(body.get("bos_token_id")))
+    return Written(shape, context, _first(body.get("eos_token_id")))
 
 
 def read_tensors(folder: Path, model: Decoder) -> None:

@@ -18,7 +18,7 @@ from trainer import config
 from trainer.checkpoint import MANIFEST, STATE, CheckpointError, manifest
 from trainer.huggingface import CONFIG, DTYPES, ModelError, read_config, read_tensors
 from trainer.model import Decoder
-from trainer.vocabulary import Vocabulary, end_beside
+from trainer.vocabulary import Vocabulary, begin_beside, end_beside
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,10 @@ def open_model(
     model = _empty(written.shape, device, dtype)
     read_tensors(folder, model)
     path = Path(tokenizer) if tokenizer else folder / "tokenizer.json"
-    end = eos if eos is not None else (end_beside(path) if end_beside(path) is not None else written.eos)
-    return Opened(_ready(model), _fitting(Vocabulary(path, end), written.shape), context or written.context, folder)
+    end = eos if eos is not None else end_beside(path)
+    # The id of config.json for the beginning is not asked: makers without such a token leave there what stood there.
+    words = Vocabulary(path, written.eos if end is None else end, begin_beside(path))
+    return Opened(_ready(model), _fitting(words, written.shape), context or written.context, folder)
 
 
 def pick(device: str, dtype: Literal["auto", "float32", "bfloat16"]) -> tuple[str, str]:
@@ -110,7 +112,8 @@ def _of_checkpoint(
     known = tokenizer or _tokenizer_of(run, options)
     if known is None:
         raise ModelError(f"{path}: its tokenizer is not where the run found it; name it with --tokenizer FILE")
-    vocabulary = Vocabulary(known, eos if eos is not None else end_beside(Path(known)))
+    beside = Path(known)
+    vocabulary = Vocabulary(known, eos if eos is not None else end_beside(beside), begin_beside(beside))
     said = about.get("tokenizer")
     if said is not None and said != vocabulary.sha256:
         raise ModelError(

@@ -197,13 +197,17 @@ def bucket(length: int) -> int:
 
 def encode(words: Vocabulary, pairs: Sequence[tuple[str, str]]) -> list[Request]:
     """Tokens of contexts and what follows them, divided as lm-evaluation-harness does: together, so that a word is not cut
-    where they meet, with the spaces that end a context moved to what follows. No context is the token that ends texts."""
+    where they meet, with the spaces that end a context moved to what follows. No context is the token that begins texts."""
     moved = []
     for context, asked in pairs:
         bare = context.rstrip()
         moved.append((bare, context[len(bare) :] + asked) if context else (context, asked))
+    ids: dict[str, list[int]] = {}
+    # What a tokenizer puts before texts it does not put before one that spells it out.
     texts = sorted({c for c, _ in moved if c} | {c + a for c, a in moved if c})
-    ids = dict(zip(texts, words.encode(texts), strict=True))
+    for special in (True, False):
+        some = [text for text in texts if text.startswith(words.begin) is not special]
+        ids.update(zip(some, words.encode(some, special), strict=True))
     alone = sorted({a for c, a in moved if not c})
     bare_ids = dict(zip(alone, words.encode(alone, special=False), strict=True))
     found = []
@@ -212,7 +216,7 @@ def encode(words: Vocabulary, pairs: Sequence[tuple[str, str]]) -> list[Request]
             given = ids[context]
             rest = ids[context + asked][len(given) :]
         else:
-            given, rest = [words.eos], bare_ids[asked]
+            given, rest = [words.bos], bare_ids[asked]
             if rest[:1] == given:
                 rest = rest[1:]
         found.append(Request(tuple(given), tuple(rest)))

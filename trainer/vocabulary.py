@@ -23,9 +23,10 @@ END_NAMES = (
 
 
 class Vocabulary:
-    """A tokenizer.json, and the id of the token between texts."""
+    """A tokenizer.json, with the ids of the tokens that end texts (`eos`) and begin them (`bos`): one token, as in training,
+    unless `bos` says otherwise, as models of other makers do."""
 
-    def __init__(self, path: str | Path, eos: int | str | None = None) -> None:
+    def __init__(self, path: str | Path, eos: int | str | None = None, bos: int | str | None = None) -> None:
         from tokenizers import Tokenizer
 
         self.path = Path(path)
@@ -39,6 +40,7 @@ class Vocabulary:
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.eos = self._end(eos)
+        self.bos = self.eos if bos is None else self._end(bos)
 
     @property
     def size(self) -> int:
@@ -54,6 +56,11 @@ class Vocabulary:
     def end(self) -> str:
         """The token that ends a text."""
         return self.tokenizer.id_to_token(self.eos)
+
+    @property
+    def begin(self) -> str:
+        """The token that begins a text."""
+        return self.tokenizer.id_to_token(self.bos)
 
     @cached_property
     def special(self) -> list[str]:
@@ -88,11 +95,28 @@ class Vocabulary:
 
 def end_beside(path: Path) -> int | str | None:
     """The token that ends texts, as files beside a tokenizer.json say: of a token folder, a mix, or a model."""
-    for name in ("tokens.json", "schedule.json", "tokenizer_config.json"):
-        try:
-            body = json.loads((path.parent / name).read_bytes())
-            said = body["eos_token"] if name == "tokenizer_config.json" else body["tokenizer"]["eos"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # they are hints: without any, the tokenizer's own special tokens are asked
-        return said["content"] if isinstance(said, dict) else said
-    return None
+    for name in ("tokens.json", "schedule.json"):
+        about = _mapping(path.parent / name).get("tokenizer")
+        if isinstance(about, dict) and isinstance(about.get("eos"), int):
+            return about["eos"]
+    return _named(path, "eos_token")
+
+
+def begin_beside(path: Path) -> str | None:
+    """The token that begins texts, as a model's tokenizer_config.json says."""
+    return _named(path, "bos_token")
+
+
+def _named(path: Path, token: str) -> str | None:
+    said = _mapping(path.parent / "tokenizer_config.json").get(token)
+    said = said.get("content") if isinstance(said, dict) else said
+    return said if isinstance(said, str) else None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """Files beside a tokenizer are hints: without any, its own special tokens are asked."""
+    try:
+        body = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}

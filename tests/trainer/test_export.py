@@ -22,6 +22,7 @@ from trainer.huggingface import ModelError
 from trainer.model import Decoder
 from trainer.models import open_model
 from trainer.parallel import start, stop
+from trainer.scoring import encode
 from trainer.tokenizer import TokenizerError
 from trainer.train import Start, Trainer
 from trainer.vocabulary import END_NAMES
@@ -46,7 +47,7 @@ def logits(model: Decoder, tokens: torch.Tensor) -> torch.Tensor:
 def write(folder: Path, shape: config.Model, **options: Any) -> Decoder:
     """A folder of a model that was never in a checkpoint."""
     made = tiny.model(shape)
-    body = json.dumps(huggingface.config_of(shape, 64, 299, "float32"))
+    body = json.dumps(huggingface.config_of(shape, 64, 299, 299, "float32"))
     files = {"config.json": body, "tokenizer.json": tiny.tokenizer_json()}
     huggingface.write(folder, files, {n: p.detach() for n, p in made.named_parameters()}, **options)
     return made
@@ -162,6 +163,29 @@ def test_a_model_of_transformers_is_taken_up_by_a_run(tmp_path: Path) -> None:
         stop(world)
     for name, parameter in trainer.model.named_parameters():
         assert torch.allclose(parameter, state(found.model)[name], atol=1e-7)
+
+
+def test_a_token_that_begins_texts_of_its_own_stays(tmp_path: Path) -> None:
+    """Llama's tokenizers put one before every text; ours has one token between texts."""
+    write(tmp_path / "out", tiny.shape())
+    words = json.loads(tiny.tokenizer_json())
+    template = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    words["added_tokens"].append({**words["added_tokens"][0], "id": 300, "content": "<s>"})
+    words["post_processor"] = {
+        "type": "TemplateProcessing", "single": template, "pair": [*template, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [300], "tokens": ["<s>"]}},
+    }  # fmt: skip
+    (tmp_path / "out" / "tokenizer.json").write_text(json.dumps(words))
+    (tmp_path / "out" / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": tiny.END}))
+    checkpoint = import_(tmp_path / "out", tmp_path / "in")
+    found = open_model(checkpoint).vocabulary
+    assert (found.bos, found.end) == (300, tiny.END)
+    export(checkpoint, tmp_path / "again")
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "again" / name).read_text())["bos_token_id"] == 300
+    given, begun, nothing = encode(found, [("a", "b"), ("<s>a", "b"), ("", "b")])
+    assert given == begun and given.context[0] == 300 and 300 not in given.context[1:]
+    assert nothing.context == (300,) and 300 not in nothing.continuation
 
 
 def test_shards_of_a_bounded_size(tmp_path: Path) -> None:
