@@ -229,6 +229,16 @@ def test_import_to_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_a_killed_export_left_is_in_nobodys_way(run: Path, tmp_path: Path) -> None:
+    for name in (".out.tmp", ".in.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("a")
+    export(run, tmp_path / "out")
+    import_(tmp_path / "out", tmp_path / "in")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "in"}
+    assert not (tmp_path / "out" / "half").exists() and not (tmp_path / "in" / "half").exists()
+
+
 def test_what_is_there_is_not_overwritten(run: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="exists already"):
         export(run, tmp_path)
