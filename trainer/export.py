@@ -1,5 +1,6 @@
 """From a run to a folder that transformers and vLLM load, and from such a folder to a checkpoint to start from."""
 
+import errno
 import json
 import math
 import shutil
@@ -11,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from pipeline.errors import StorageError
 from trainer import config
-from trainer.huggingface import DTYPES, SHARD_BYTES, config_of, section, write
+from trainer.huggingface import DTYPES, SHARD_BYTES, config_of, full, section, write
 from trainer.model import n_parameters
 from trainer.models import Opened, open_model, run_config
 
@@ -79,7 +80,7 @@ def import_(
     `out` gets a checkpoint of step 0 with moments of zero for `optimizer`, the tokenizer, a config that evaluation reads,
     and model.toml, the section that a training config must have. Returns the checkpoint. Raises ModelError, StorageError.
     """
-    from trainer.checkpoint import Checkpoints
+    from trainer.checkpoint import CheckpointError, Checkpoints
     from trainer.optim import Optimizer
     from trainer.parallel import start, stop
     from trainer.state import RunState
@@ -119,8 +120,12 @@ def import_(
         saves.save(0, found.model, Optimizer(found.model, body.optim), {}, RunState().to_json())
         saves.close()
         draft.rename(folder)
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written: {error.strerror}; nothing of it was kept") from error
+    except (CheckpointError, OSError) as error:
+        # Parameters and their moments: two with AdamW, one with Muon for matrices.
+        size = 4 * n_parameters(shape)[0] * (3 if optimizer == "adamw" else 2)
+        if "is full" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise full(folder.parent, size) from error
+        raise StorageError(f"{folder} cannot be written: {error}; nothing of it was kept") from error
     finally:
         stop(world)
         shutil.rmtree(draft, ignore_errors=True)

@@ -193,14 +193,19 @@ def write(folder: Path, files: Mapping[str, str], tensors: Mapping[str, Tensor],
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
-            free = shutil.disk_usage(folder.parent).free
-            raise StorageError(
-                f"the disk of {folder.parent} is full ({size / 1e9:,.3f} GB are needed, {free / 1e9:,.3f} are free); "
-                "nothing was written: make room, or name a folder elsewhere"
-            ) from error
+            raise full(folder.parent, size) from error
         why = getattr(error, "strerror", None) or str(error)
         raise StorageError(f"{folder} cannot be written: {why}; nothing of it was kept") from error
     return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def full(folder: Path, size: int) -> StorageError:
+    """What is said where so many bytes do not fit."""
+    free = shutil.disk_usage(folder).free
+    return StorageError(
+        f"the disk of {folder} is full ({size / 1e9:,.3f} GB are needed, {free / 1e9:,.3f} are free); nothing was written: "
+        "make room, or name a folder elsewhere"
+    )
 
 
 def section(shape: config.Model) -> str:
