@@ -7,12 +7,15 @@ that is done is left as it is.
 import dataclasses
 import math
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, TextIO
 
 import yaml
 
@@ -266,21 +269,37 @@ def runner(gpus: int = 1) -> Runner:
         paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
         log = folder / "log.txt"
         with log.open("a", encoding="utf-8") as file:
-            ended = subprocess.run(
-                [*command, "--config", str(rung.config)],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": paths},
-                check=False,
-            )
-        if ended.returncode:
+            code = _supervised(
+                [*command, "--config", str(rung.config)], file, os.environ | {"PYTHONPATH": paths}
+            )  # fmt: skip
+        if code:
             lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
             said = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
             error = CrawlmillError(
-                f"{rung.name} ended with {ended.returncode}: {said.removeprefix('error: ')} (all of it in {log}); run the "
-                "same command again to go on"
+                f"{rung.name} ended with {code}: {said.removeprefix('error: ')} (all of it in {log}); run the same command "
+                "again to go on"
             )
-            error.exit_code = ended.returncode if ended.returncode > 0 else 1
+            error.exit_code = code if code > 0 else 1
             raise error
 
     return run
+
+
+def _supervised(command: Sequence[str], output: TextIO, environment: Mapping[str, str]) -> int:
+    """Runs a command to its end and returns its exit code. Who stops this process stops that one, which saves first."""
+    # In a session of its own, so that Ctrl-C reaches it once, as the signal that it saves on.
+    child = subprocess.Popen(
+        command, stdout=output, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
+    )
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        child.terminate()
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """`crawlmill scaling …` and `crawlmill budget`: what runs say of larger ones, and what those would take."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -131,6 +132,7 @@ def ladder(
 ) -> None:
     """Train a sweep of small models, sizes by budgets, one after the other, and fit the laws to them. Run the same command
     again to go on after a stop."""
+    _need_torch("a ladder trains models")
     from trainer import ladder as rungs_of
     from trainer.config import load
 
@@ -202,6 +204,7 @@ def budget(
 
     Example: crawlmill budget --parameters 405B --tokens 15.6T --gpu H100 --gpus 16384 --hour-price 2
     """
+    _need_torch("what a model takes is counted as the trainer counts it")
     from trainer import budget as reckon
 
     if check:
@@ -390,6 +393,11 @@ def _scaled(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
+def _need_torch(why: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(f"this needs PyTorch ({why}): pip install 'crawlmill[train]'")
+
+
 def _list(text: str, name: str) -> list[float]:
     return [quantity(part, name) for part in text.split(",") if part.strip()] or [quantity("", name)]
 
@@ -399,6 +407,8 @@ def _collect(inputs: list[str], loss: str) -> "Found":
 
     if loss not in ("held-out", "train"):
         raise UsageError(f"--loss {loss}: held-out or train")
+    if any(Path(given).is_dir() for given in inputs):
+        _need_torch("run folders are read as the trainer reads them; a CSV file needs none")
     which: Which = "held-out" if loss == "held-out" else "train"
     found = collect(inputs, which)
     for left in found.left_out:
