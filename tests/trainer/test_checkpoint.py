@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -200,12 +201,26 @@ def test_what_is_saved_is_what_was_when_save_returned(tmp_path: Path, world: Wor
     points.close()
 
 
+def test_how_fast_the_disk_is_decides_nothing(tmp_path: Path, world: World, monkeypatch: Any) -> None:
+    """A checkpoint that is still being written when it has proven itself is waited for, one that is too young is not."""
+    gate = Gate(monkeypatch)
+    points = Checkpoints(tmp_path, KEEP, world)
+    run = Trained(world).train()
+    run.saved(points, 2, asynchronous=True)
+    points.promote(1)
+    assert points.latest() is None
+    threading.Timer(0.2, gate.open.set).start()
+    points.promote(2)
+    assert points.latest(good=True) == tmp_path / "step-00000002"
+    ended = points.poll()
+    assert ended is not None and ended.error is None
+    points.close()
+
+
 class Gate:
     """Writers wait until it is opened; `error` is what they meet then."""
 
     def __init__(self, monkeypatch: Any) -> None:
-        import threading
-
         self.open = threading.Event()
         self.error: Exception | None = None
         write = FileSystemWriter.write_data
