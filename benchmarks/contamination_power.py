@@ -84,7 +84,7 @@ def _measure(asked: argparse.Namespace, folder: Path) -> None:
     result = _train(asked, folder)
     seconds["training"] = time.perf_counter() - trained
     opened = open_model(folder / "run")
-    likelihood = TextLikelihood(Scorer(opened.model, opened.context), opened.vocabulary)
+    likelihood = TextLikelihood(Scorer(opened.model, opened.context, share=False), opened.vocabulary)
     parameters = sum(p.numel() for p in opened.model.parameters())
     asking = time.perf_counter()
     rows = []

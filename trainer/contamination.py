@@ -309,8 +309,8 @@ _LIKENESS: dict[Literal["length", "alphabet", "wording", "answer"], Callable[[Pu
 
 class TextLikelihood:
     """Log-likelihoods of texts of any length by a model, in windows that go on by `stride` tokens: every token is asked for
-    once, and but for the first window sees at least `longest - stride` tokens before it. `longest` is the scorer's; the
-    stride is half of it where none is given."""
+    once, and but for the first window sees at least `longest - stride` tokens before it. `longest` is the scorer's, which
+    need not `share`, as shuffles begin alike by chance alone; the stride is half of it where none is given."""
 
     def __init__(self, scorer: Scorer, vocabulary: Vocabulary, stride: int | None = None) -> None:
         self.scorer, self.vocabulary = scorer, vocabulary
@@ -322,8 +322,8 @@ class TextLikelihood:
         """Nats, float64 (texts,). Raises ModelError where there is no number."""
         requests: list[Request] = []
         whose: list[int] = []
-        for number, tokens in enumerate(self.vocabulary.encode(texts)):
-            parts = strided(tokens, self.vocabulary.eos, self.scorer.longest, self.stride)
+        for number, tokens in enumerate(self.vocabulary.encode(texts, special=False)):
+            parts = strided(tokens, self.vocabulary.bos, self.scorer.longest, self.stride)
             requests += parts
             whose += [number] * len(parts)
         nats = np.zeros(len(texts))
@@ -335,8 +335,8 @@ class TextLikelihood:
     def tokens(self, texts: Sequence[str]) -> int:
         """Tokens that pass through the model for texts, without padding."""
         n = 0
-        for tokens in self.vocabulary.encode(texts):
-            parts = strided(tokens, self.vocabulary.eos, self.scorer.longest, self.stride)
+        for tokens in self.vocabulary.encode(texts, special=False):
+            parts = strided(tokens, self.vocabulary.bos, self.scorer.longest, self.stride)
             n += sum(len(part.context) + len(part.continuation) - 1 for part in parts)
         return n
 
@@ -354,7 +354,7 @@ def strided(tokens: Sequence[int], before: int, longest: int, stride: int) -> li
 
 def longer_than(published: Published, vocabulary: Vocabulary, tokens: int) -> list[int]:
     """Lines of items of more tokens than that: their neighbours lie out of the model's sight."""
-    lengths = map(len, vocabulary.encode(published.texts))
+    lengths = map(len, vocabulary.encode(published.texts, special=False))
     return [line for line, n in zip(published.lines, lengths, strict=True) if n > tokens]
 
 

@@ -83,7 +83,7 @@ def contamination(
     where, computed_in = pick(device, dtype)
     with _memory(source, batch_tokens):
         found = open_model(source, where, computed_in, tokenizer, eos, context)
-        likelihood = TextLikelihood(Scorer(found.model, found.context, batch_tokens), found.vocabulary)
+        likelihood = TextLikelihood(Scorer(found.model, found.context, batch_tokens, share=False), found.vocabulary)
         warned = {one.name: confounds(one, options) for one in read}
         for one in read:
             _warn(one, warned[one.name], likelihood)

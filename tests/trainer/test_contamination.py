@@ -198,9 +198,9 @@ class TestLikelihood:
         texts = [" ".join(tiny.SENTENCES), "A dog.", tiny.SENTENCES[2]]
         likelihood = TextLikelihood(Scorer(found.model, 16), found.vocabulary, 6)
         expected = []
-        for tokens in found.vocabulary.encode(texts):
+        for tokens in found.vocabulary.encode(texts, special=False):
             nats = 0.0
-            for context, asked in strided(tokens, found.vocabulary.eos, 16, 6):
+            for context, asked in strided(tokens, found.vocabulary.bos, 16, 6):
                 row = torch.tensor([context + asked])
                 stream = found.model.hidden(row[:, :-1], scope("causal", row[:, :-1]))
                 scores = torch.log_softmax(stream @ found.model.head.T, -1)[0, -len(asked) :]
@@ -209,8 +209,8 @@ class TestLikelihood:
         assert likelihood(texts) == pytest.approx(expected, abs=1e-3)
         assert likelihood.tokens(texts) == sum(
             len(r.context) + len(r.continuation) - 1
-            for tokens in found.vocabulary.encode(texts)
-            for r in strided(tokens, found.vocabulary.eos, 16, 6)
+            for tokens in found.vocabulary.encode(texts, special=False)
+            for r in strided(tokens, found.vocabulary.bos, 16, 6)
         )
 
     def test_damaged_parameters_are_told_of(self, found: Opened) -> None:
@@ -268,7 +268,7 @@ class TestTraining:
         finally:
             stop(world)
         opened = open_model(folder / "run")
-        likelihood = TextLikelihood(Scorer(opened.model, opened.context), opened.vocabulary)
+        likelihood = TextLikelihood(Scorer(opened.model, opened.context, share=False), opened.vocabulary)
         found = []
         for one in sets:
             result = examine(a_set(one.texts), likelihood, Options(9, separator="\n"))
