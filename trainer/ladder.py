@@ -32,6 +32,9 @@ LARGE_ASPECT, LARGE = 128, 5e9
 OFF = 0.25
 """A model may be so much smaller or larger than was asked for; beyond that the size is refused."""
 LEAST_STEPS = 20
+COMMAND = ("-m", "trainer")
+STOPPED = 143
+"""Exit code of a run that was asked to stop."""
 WARMUP = 0.02
 """Share of a run's tokens."""
 END = 0.1
@@ -260,9 +263,8 @@ def runner(gpus: int = 1) -> Runner:
     """Trains a rung in a process of its own, on so many GPUs of this machine; what it says goes to log.txt of the run."""
 
     def run(rung: Rung) -> None:
-        command = [sys.executable, "-m", "trainer"]
-        if gpus > 1:
-            command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(gpus), "-m", "trainer"]
+        many = ("-m", "torch.distributed.run", "--nproc-per-node", str(gpus)) if gpus > 1 else ()
+        command = [sys.executable, *many, *COMMAND]
         folder = Path(rung.options.out)
         folder.mkdir(parents=True, exist_ok=True)
         here = str(Path(__file__).resolve().parent.parent)
@@ -276,8 +278,9 @@ def runner(gpus: int = 1) -> Runner:
             lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
             said = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
             error = CrawlmillError(
-                f"{rung.name} ended with {code}: {said.removeprefix('error: ')} (all of it in {log}); run the same command "
-                "again to go on"
+                f"{rung.name} stopped and saved; run the same command again to go on"
+                if code == STOPPED
+                else f"{rung.name} ended with {code}: {said.removeprefix('error: ')}; all of it is in {log}"
             )
             error.exit_code = code if code > 0 else 1
             raise error
@@ -287,18 +290,26 @@ def runner(gpus: int = 1) -> Runner:
 
 def _supervised(command: Sequence[str], output: TextIO, environment: Mapping[str, str]) -> int:
     """Runs a command to its end and returns its exit code. Who stops this process stops that one, which saves first."""
-    # In a session of its own, so that Ctrl-C reaches it once, as the signal that it saves on.
-    child = subprocess.Popen(
-        command, stdout=output, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
-    )
+    children: list[subprocess.Popen[bytes]] = []
+    asked = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        child.terminate()
+        nonlocal asked
+        asked = True
+        for child in children:
+            child.terminate()
 
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        # In a session of its own, so that Ctrl-C reaches it once, as the signal that it saves on.
+        child = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
+        )
+        children.append(child)
+        if asked:
+            child.terminate()
         return child.wait()
     finally:
         for number, handler in before.items():

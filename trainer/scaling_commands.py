@@ -140,14 +140,12 @@ def ladder(
     rungs = rungs_of.plan(base, _list(sizes, "--sizes"), _list(budgets, "--budgets"), output, warmup)
     rungs_of.check(rungs)
     rungs_of.write(rungs)
-    table = _table(
-        "the ladder", "run", "layers", "width", "parameters", "tokens", "a parameter", "steps", "rate", "operations"
-    )
+    table = _table("the ladder", "operations, size", "layers", "width", "tokens", "a parameter", "steps", "rate")
     for rung in rungs:
         shape = rung.options.model
         table.add_row(
-            rung.name, f"{shape.layers}", f"{shape.width}", short(rung.parameters), short(rung.tokens),
-            f"{rung.tokens / rung.parameters:.3g}", f"{rung.steps:,}", f"{rung.options.optim.lr:g}", f"{rung.flops:.3g}",
+            rung.name, f"{shape.layers}", f"{shape.width}", short(rung.tokens),
+            f"{rung.tokens / rung.parameters:.3g}", f"{rung.steps:,}", f"{rung.options.optim.lr:g}",
         )  # fmt: skip
     out.print(table)
     out.print(f"configs in {escape(str(output / 'configs'))}", highlight=False)

@@ -166,9 +166,21 @@ def test_a_run_that_fails_says_why_and_where(folder: Path, tmp_path: Path) -> No
     rung = replace(rungs_of(folder)[0], config=tmp_path / "broken.yaml")
     rung = replace(rung, options=replace(rung.options, out=str(tmp_path / "run")))
     rung.config.write_text("model: {layers: 0}\n")
-    with pytest.raises(CrawlmillError, match=r"ended with 2: .*layers must be 1 or more.*log.txt") as error:
+    with pytest.raises(CrawlmillError, match=r"ended with 2: .*layers must be 1 or more.*log\.txt") as error:
         ladder.runner()(rung)
     assert error.value.exit_code == 2
+
+
+def test_a_ladder_that_is_stopped_stops_its_run_and_says_how_to_go_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os, signal, time; signal.signal(15, lambda *_: os._exit(143)); os.kill(os.getppid(), 15); "
+    monkeypatch.setattr("trainer.ladder.COMMAND", ("-c", code + "time.sleep(60)"))
+    rung = rungs_of(folder)[0]
+    rung = replace(rung, options=replace(rung.options, out=str(tmp_path / "run")))
+    with pytest.raises(CrawlmillError, match="stopped and saved; run the same command again") as error:
+        ladder.runner()(rung)
+    assert error.value.exit_code == 143
 
 
 def test_the_command_plans_and_names_what_the_runs_cannot_tell(folder: Path) -> None:
