@@ -81,12 +81,12 @@ def test_a_block_takes_more_shapes_than_pytorch_allows_unasked(monkeypatch: pyte
     """Phases, numbers of documents, with and without gradient: a long run must not end at the ninth."""
     compile_all = torch.compile
     monkeypatch.setattr(torch, "compile", lambda given, **options: compile_all(given, **options, backend="eager"))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     shape = Model(layers=2, width=16, heads=2, kv_heads=2, head_dim=8, ffn=16, vocab_size=32)
-    with torch.device("meta"):
-        model = Decoder(shape)
-    prepare(model, Parallel(), World(0, 1, 0, torch.device("cpu"), None)).initialise(0)
-    for length in (4, 5, 6, 7):
-        rows = torch.zeros(1, length, dtype=torch.long)
-        model(rows, rows, scope("mask", rows)).total.backward()
+    with torch._dynamo.config.patch(recompile_limit=2):
+        with torch.device("meta"):
+            model = Decoder(shape)
+        prepare(model, Parallel(), World(0, 1, 0, torch.device("cpu"), None)).initialise(0)
+        for length in (4, 5, 6, 7):
+            rows = torch.zeros(1, length, dtype=torch.long)
+            model(rows, rows, scope("mask", rows)).total.backward()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4
