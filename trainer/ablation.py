@@ -153,7 +153,8 @@ def sentence(found: Difference, a: str, b: str, where: str) -> str:
     pairs = f"{_NUMBERS.get(found.seeds, str(found.seeds))} seeds"
     if found.verdict != "none":
         better, other = (a, b) if found.verdict == "a" else (b, a)
-        return f"{better} is better than {other} by {abs(found.value):.3f} ± {found.half:.3f} bits per byte on {where}, {pairs}"
+        size = f"{abs(found.value):.3f} ± {found.half:.3f}"
+        return f"{better} is better than {other} by {size} bits per byte on {where}, {pairs}"
     if not found.by_seed.any():
         return f"no difference at all on {where}: the models of {a} and {b} are the same, {pairs}"
     return (
