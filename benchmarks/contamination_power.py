@@ -19,13 +19,14 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainer.config import from_mapping
-from trainer.contamination import Options, TextLikelihood, examine, published
+from trainer.contamination import LEVEL, Options, Shard, TextLikelihood, examine, judge, published
 from trainer.models import open_model
 from trainer.parallel import start, stop
 from trainer.planting import Level, Planted, curve, plant, train_tokenizer
@@ -34,7 +35,7 @@ from trainer.shards import TokenStore
 from trainer.train import Trainer
 from trainer.vocabulary import Vocabulary, end_beside
 
-SETS = {0: 60, 1: 12, 2: 12, 4: 12, 8: 12, 16: 12, 32: 6, 64: 3}
+SETS = {0: 45, 1: 10, 2: 12, 4: 12, 8: 6, 16: 4, 32: 2, 64: 1}
 """Sets of each kind by copies: text is dear, so those of many copies are fewer."""
 PIECE = 20_000
 """Characters of a text, at most: a book is many."""
@@ -57,13 +58,13 @@ ASKED = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokens", nargs="+", type=Path)
-    parser.add_argument("--items", type=int, default=100, help="of a set")
-    parser.add_argument("--text", type=int, default=6_000_000, help="characters of ordinary text, at most")
+    parser.add_argument("--items", type=int, default=50, help="of a set")
+    parser.add_argument("--text", type=int, default=2_000_000, help="characters of ordinary text, at most")
     parser.add_argument("--sets", type=float, default=1.0, help="factor on the number of sets")
-    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--shuffles", type=int, default=Options.shuffles)
+    parser.add_argument("--shuffles", type=int, default=11, help="the mean of few is enough here")
     parser.add_argument("--optimizer", default="muon")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -87,11 +88,14 @@ def _measure(asked: argparse.Namespace, folder: Path) -> None:
     likelihood = TextLikelihood(Scorer(opened.model, opened.context, share=False), opened.vocabulary)
     parameters = sum(p.numel() for p in opened.model.parameters())
     asking = time.perf_counter()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    chance: list[float] = []
     for one in sets:
         found = examine(published(one.name, Path(one.name), one.texts, range(len(one.texts))), likelihood, options)
-        row = {"set": one.name, "kind": one.name.split("-")[0], "copies": one.copies, "p": found.p}
+        row = {"set": one.name, "kind": one.name.split("-")[0], "copies": one.copies, "p": found.p, "p_t": found.p_t}
         rows.append(row | {"p_orders": found.p_orders, "effect": found.effect, "detectable": found.detectable})
+        if not one.copies:
+            chance += [_as_published(found.shards, place) for place in range(asked.shuffles)]
     seconds["asking"] = time.perf_counter() - asking
     seconds["all"] = time.perf_counter() - began
     if asked.out:
@@ -106,8 +110,22 @@ def _measure(asked: argparse.Namespace, folder: Path) -> None:
     curves = {kind: curve(_of(rows, kind)) for kind in ("all", "sentences", "questions")}
     for kind, levels in curves.items():
         print(_table(kind, levels))
+    wrong = sum(p < LEVEL for p in chance)
+    print(
+        f"shuffles of sets that were not planted, each in the place of the published order: {wrong:,} of {len(chance):,} "
+        f"({wrong / len(chance):.1%}) have p < {LEVEL}"
+    )
     if asked.plot:
         _plot(asked.plot, curves, parameters, asked.items)
+
+
+def _as_published(shards: Sequence[Shard], place: int) -> float:
+    """p of a shuffle among the others and the published order: what chance alone makes of a set."""
+    changed = [
+        replace(s, published=s.shuffled[place], shuffled=(s.published, *s.shuffled[:place], *s.shuffled[place + 1 :]))
+        for s in shards
+    ]
+    return judge(changed).p
 
 
 def _of(rows: Sequence[dict[str, Any]], kind: str) -> Iterator[tuple[int, float, float]]:

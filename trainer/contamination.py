@@ -41,6 +41,8 @@ SHARDS = 10
 """As many are made as far as `SHARD` allows."""
 LEAST_SHARDS = 8
 """With fewer the spread of shards is too uncertain for a t test, and all items are one shard whose orders are ranked."""
+CHOICES = 9_999
+"""Ways of taking one order from each shard that the published ones are compared with; p is never below 1 / (1 + these)."""
 CONFOUND_SHUFFLES = 999
 CONFOUND_LEVEL = 0.005
 
@@ -140,15 +142,20 @@ class Shard:
 class Finding:
     """How a test ended.
 
-    `p` is that of `test`: `shards` is a one-sided t test over the differences of shards; `orders` the rank of the published
-    order among the shuffles of the whole set, (1 + those as likely) / (1 + shuffles), exact at any size and never smaller
-    than that. `p_orders` is the latter in both cases. `effect` is nats an item by which the published order is likelier,
-    `interval` its 95 % interval, `detectable` the effect that would be found at `LEVEL` in `POWER` of all cases.
+    `p` is the larger of two that hold without contamination: `p_t` of a one-sided t test over the differences of shards
+    (Oren et al. 2023), which supposes that those are distributed like a normal variable, and `p_orders`, which supposes
+    nothing but exchangeable items: how often the orders that are taken at random, one of each shard, published or
+    shuffled, are together as likely as the published ones. With one shard (`test` is `orders`) there is no t test, and p
+    is the rank among shuffles, never below 1 / (1 + shuffles).
+
+    `effect` is nats an item by which the published order is likelier, `interval` its 95 % interval, `detectable` the effect
+    that the t test would find at `LEVEL` in `POWER` of all cases.
     """
 
     shards: tuple[Shard, ...]
     test: Test
     p: float
+    p_t: float | None
     p_orders: float
     t: float | None
     effect: float
@@ -197,10 +204,10 @@ def examine(
         values = likelihood(shard_texts(published, shard, number, options))
         found.append(Shard(shard.start, len(shard), float(values[0]), tuple(values[1:].tolist())))
         tell(number + 1, len(shards))
-    return judge(found)
+    return judge(found, options.seed)
 
 
-def judge(shards: Sequence[Shard]) -> Finding:
+def judge(shards: Sequence[Shard], seed: int = 0) -> Finding:
     """What the likelihoods of shards say."""
     from scipy.optimize import brentq
     from scipy.stats import nct, norm
@@ -208,30 +215,45 @@ def judge(shards: Sequence[Shard]) -> Finding:
 
     items = sum(shard.items for shard in shards)
     n = len(shards)
-    # Shuffle j of the whole set shuffles each shard by its own shuffle j: under the hypothesis all are alike.
-    whole = np.sum([shard.shuffled for shard in shards], axis=0)
-    own = sum(shard.published for shard in shards)
-    p_orders = float((1 + np.count_nonzero(whole >= own)) / (1 + len(whole)))
+    p_orders = _p_orders(shards, seed)
     differences = np.array([shard.difference for shard in shards])
     effect = float(differences.sum() / items)
     if n < LEAST_SHARDS:
-        spread = float(whole.std(ddof=1)) if len(whole) > 1 else math.nan
+        spread = math.sqrt(sum(np.var(shard.shuffled, ddof=1) for shard in shards if len(shard.shuffled) > 1))
         enough = spread * float(norm.ppf(1 - LEVEL) + norm.ppf(POWER)) / items
-        return Finding(tuple(shards), "orders", p_orders, p_orders, None, effect, None, enough)
+        return Finding(tuple(shards), "orders", p_orders, None, p_orders, None, effect, None, enough)
     error = float(differences.std(ddof=1) / math.sqrt(n))
     if error == 0:  # of a model that does not look back
-        p = 1.0 if effect <= 0 else 0.0
-        return Finding(tuple(shards), "shards", p, p_orders, None, effect, (effect, effect), 0.0)
+        return Finding(tuple(shards), "shards", p_orders, None, p_orders, None, effect, (effect, effect), 0.0)
     t = float(differences.mean() / error)
+    p_t = float(student.sf(t, n - 1))
     a_shard = items / n
     half = float(student.ppf(0.975, n - 1)) * error / a_shard
-    mean = float(differences.mean()) / a_shard
     bound = float(student.ppf(1 - LEVEL, n - 1))
     shift = brentq(lambda x: float(nct.sf(bound, n - 1, x)) - POWER, 0, 50)
-    p = float(student.sf(t, n - 1))
     return Finding(
-        tuple(shards), "shards", p, p_orders, t, effect, (mean - half, mean + half), float(shift) * error / a_shard
+        tuple(shards),
+        "shards",
+        max(p_t, p_orders),
+        p_t,
+        p_orders,
+        t,
+        effect,
+        (effect - half, effect + half),
+        float(shift) * error / a_shard,
     )
+
+
+def _p_orders(shards: Sequence[Shard], seed: int) -> float:
+    values = np.array([[shard.published, *shard.shuffled] for shard in shards])  # the first is the published one
+    sums = values[0]
+    if len(values) > 1:
+        bits = np.random.PCG64(key_of(seed, "choices")).random_raw(CHOICES * len(values)).reshape(CHOICES, -1)
+        chosen = (bits % np.uint64(values.shape[1])).astype(np.int64)
+        sums = np.concatenate([values[:, :1].sum(0), values[np.arange(len(values)), chosen].sum(1)])
+    # Sums of the same numbers in another order differ by rounding.
+    least = sums[0] - 1e-9 * abs(sums[0])
+    return float(np.count_nonzero(sums >= least) / len(sums))
 
 
 class Confound(NamedTuple):
@@ -368,6 +390,7 @@ def to_json(published: Published, finding: Finding, warned: Sequence[Confound], 
                 "repeated_lines": published.repeated,
                 "test": finding.test,
                 "p": finding.p,
+                "p_t": finding.p_t,
                 "p_orders": finding.p_orders,
                 "t": finding.t,
                 "effect_nats_per_item": finding.effect,

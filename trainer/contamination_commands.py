@@ -183,7 +183,18 @@ def _show(findings: dict[str, "Finding"], warned: dict[str, list["Confound"]]) -
     from trainer.contamination import LEVEL, POWER
 
     table = Table(box=None, pad_edge=False)
-    for name in ("set", "items", "shards", "t", "p", "p of orders", "nats an item", "95 % interval", "detectable"):
+    for name in (
+        "set",
+        "items",
+        "shards",
+        "p",
+        "t",
+        "p of t",
+        "p of orders",
+        "nats an item",
+        "95 % interval",
+        "detectable",
+    ):
         table.add_column(name, justify="left" if name == "set" else "right")
     for name, found in findings.items():
         between = "" if found.interval is None else f"{found.interval[0]:+.4f} … {found.interval[1]:+.4f}"
@@ -191,8 +202,9 @@ def _show(findings: dict[str, "Finding"], warned: dict[str, list["Confound"]]) -
             escape(name),
             f"{sum(s.items for s in found.shards):,}",
             f"{len(found.shards):,}",
-            "" if found.t is None else f"{found.t:.2f}",
             _p(found.p),
+            "" if found.t is None else f"{found.t:.2f}",
+            "" if found.p_t is None else _p(found.p_t),
             _p(found.p_orders),
             f"{found.effect:+.4f}",
             between,
@@ -211,9 +223,8 @@ def _show(findings: dict[str, "Finding"], warned: dict[str, list["Confound"]]) -
             _say(f"{name}: the published order is likelier than chance allows{why}", "bold")
         else:
             _say(
-                f"{name}: no sign that the model has read it in this order. Had it gained {found.detectable:.4f} nats an "
-                f"item by that, {POWER:.0%} of such tests would have told; what was read shuffled, reworded or less often "
-                "leaves no such sign"
+                f"{name}: no sign that the model has read it in this order. Of a gain of {found.detectable:.4f} nats an "
+                f"item, {POWER:.0%} of such tests would have told; what was read shuffled, reworded or seldom may leave none"
             )
     if n > 1:
         _say(f"of {n} sets, each is judged by p < {bound:.3g}, so that all together err in {LEVEL:.0%} (Bonferroni)")
