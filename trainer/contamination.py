@@ -266,7 +266,7 @@ class Confound(NamedTuple):
     chance: float
 
 
-def confounds(published: Published, options: Options = Options(), level: float = CONFOUND_LEVEL) -> list[Confound]:
+def confounds(published: Published, seed: int = 0, level: float = CONFOUND_LEVEL) -> list[Confound]:
     """Ways in which the order is no matter of chance, of which any model may make use: sorted by length or alphabet, items
     of one topic or passage together, right answers in runs. Asks no model."""
     found = []
@@ -275,9 +275,9 @@ def confounds(published: Published, options: Options = Options(), level: float =
             continue
         real, pairs = 0.0, 0
         chance = np.zeros(CONFOUND_SHUFFLES)
-        for number, shard in enumerate(divide(len(published.texts), options.shard_items)):
+        for number, shard in enumerate(divide(len(published.texts))):  # all pairs of a large one would fill the memory
             alike = likeness(published, shard)
-            ways = orders(len(shard), CONFOUND_SHUFFLES, options.seed, number, "confounds")
+            ways = orders(len(shard), CONFOUND_SHUFFLES, seed, number, "confounds")
             real += float(np.diagonal(alike, 1).sum())
             chance += alike[ways[:, :-1], ways[:, 1:]].sum(1)
             pairs += len(shard) - 1

@@ -84,7 +84,7 @@ def contamination(
     with _memory(source, batch_tokens):
         found = open_model(source, where, computed_in, tokenizer, eos, context)
         likelihood = TextLikelihood(Scorer(found.model, found.context, batch_tokens, share=False), found.vocabulary)
-        warned = {one.name: confounds(one, options) for one in read}
+        warned = {one.name: confounds(one, seed) for one in read}
         for one in read:
             _warn(one, warned[one.name], likelihood)
         _show_cost(read, options, likelihood)
