@@ -6,7 +6,6 @@ checkpoints. Parameters and text are random: no kernel is faster for it.
 """
 
 import gc
-import os
 import resource
 import tempfile
 import time
@@ -22,11 +21,20 @@ from trainer import config
 from trainer.attention import choose, scope
 from trainer.estimate import activations, matmul_rate, memory, present
 from trainer.guard import Watch
+from trainer.late import Late
 from trainer.loader import Loader
 from trainer.metrics import strict_flops
 from trainer.model import Decoder, flops_per_token
 from trainer.optim import Optimizer
-from trainer.parallel import World, gradient_norm, prepare, reduce_gradients, scale_gradients
+from trainer.parallel import (
+    World,
+    compiles,
+    gradient_norm,
+    prepare,
+    reduce_gradients,
+    reserve_in_segments,
+    scale_gradients,
+)
 from trainer.plan import Plan, Source, Wanted
 from trainer.shards import Shard, TokenStore, index_bytes
 from trainer.windows import Windows
@@ -94,10 +102,11 @@ def bench(
     seq_len: int = 2048,
     device: str = "auto",
     documents: bool = True,
-    compiled: bool = True,
+    compiled: bool | None = None,
 ) -> Iterator[str]:
     """Lines of a table, as they are measured. Raises ConfigError for a shape that is not known."""
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if device != "cpu":
+        reserve_in_segments()
     here = present(device)
     where = torch.device("cuda" if here.gpu else "cpu")
     dtype = torch.bfloat16 if here.gpu else torch.float32
@@ -173,7 +182,7 @@ def measure(
     dtype: torch.dtype,
     steps: int,
     documents: bool = True,
-    compiled: bool = True,
+    compiled: bool | None = None,
 ) -> Measured:
     """Trains for a few steps, and times all but the first ones."""
     shape = SHAPES[name]
@@ -192,9 +201,9 @@ def measure(
         torch.cuda.reset_peak_memory_stats()
     gc.collect(2)
     gc.freeze()
-    gc.disable()
     began = waited = last = 0.0
-    done, pending = 0, None
+    done = 0
+    pending: Late | None = None
     try:
         for step in loader:
             if step.number == WARM_UP:
@@ -208,7 +217,7 @@ def measure(
                     micro.targets,
                     scope(backend, micro.docs, micro.n_docs),
                     options.optim.z_loss,
-                    options.parallel.compile,
+                    compiles(options.parallel, device),
                 )
                 (loss.total / batch_tokens).backward()
                 sums += torch.stack([loss.total.detach(), loss.nll, loss.n])
@@ -220,15 +229,14 @@ def measure(
             optimizer.zero_grad()
             # As in a run, numbers are read one step late, and the device is never waited for.
             if pending is not None:
-                last = pending.tolist()[0]
-            pending = torch.stack([sums[1] / sums[2], norm])
+                last = pending.read()[0]
+            pending = Late(torch.stack([sums[1] / sums[2], norm]))
             done = step.number + 1 - WARM_UP
             if done >= LEAST_STEPS and time.perf_counter() - began > SECONDS[device.type]:
                 break
         _wait(device)
         took = time.perf_counter() - began
     finally:
-        gc.enable()
         gc.unfreeze()
         loader.close()
     tokens = done * batch_tokens

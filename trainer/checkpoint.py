@@ -7,19 +7,16 @@ healthy long enough after it to come back to it.
 """
 
 import errno
-import hashlib
+import fcntl
 import json
-import os
 import pickle
-import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import torch
 import torch.distributed as dist
@@ -29,25 +26,33 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from pipeline.errors import StorageError
 from trainer import config
+from trainer.checkpoint_files import (
+    FORMAT,
+    GOOD,
+    MANIFEST,
+    NAME,
+    STATE,
+    THREADS,
+    CheckpointError,
+    damage,
+    digest,
+    full,
+    hash_of,
+    hashes,
+    is_full,
+    name_of,
+    no_room,
+    reason,
+    remove,
+    sync,
+    write_text,
+)
 from trainer.optim import Optimizer
 from trainer.parallel import World
 
-FORMAT = 1
-MANIFEST, STATE, GOOD = "manifest.json", "state.json", "good"
-THREADS = 4
-"""Files that a rank writes and hashes at one time, where it has much to write."""
-
 MUCH = 256 * 2**20
 """Bytes on a rank above which one file becomes several."""
-
-_NAME = re.compile(r"step-(\d{8,})")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class CheckpointError(StorageError):
-    """A checkpoint that cannot be written, or cannot be read: names it, says why, and which other can be used."""
 
 
 class Saved(NamedTuple):
@@ -67,7 +72,7 @@ class Checkpoints:
     """The checkpoints of one run. Every rank makes one and calls `save`, `wait`, `load` and `close` in step with the others.
 
     `about` is written into each manifest: what the run is made of (digests of config, plan and tokenizer). Making one puts
-    away what a killed run left half written, so a folder belongs to one run at a time.
+    away what a killed run left half written, so a folder belongs to one run at a time: to the first that asks for it.
     """
 
     def __init__(
@@ -83,10 +88,26 @@ class Checkpoints:
         self._ended: list[Saved] = []
         self._stager: DefaultStager | None = None
         self._unproven: set[int] = set()
+        self._lock: TextIO | None = None
         self._together(self._sweep, "the folder of checkpoints cannot be used")
         self._unproven |= {at for at, path in self.list() if not (path / GOOD).exists()}
 
     # Writing
+
+    def hold(self) -> None:
+        """Makes the folder and keeps other processes out of it. Raises CheckpointError where one is in it."""
+
+        def make() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._hold()
+
+        self._together(make, "the folder of checkpoints cannot be used")
+
+    def release(self) -> None:
+        """Lets other processes in."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def reserve(self, model: nn.Module, optimizer: Optimizer, extra: Mapping[str, Tensor]) -> None:
         """Sets memory aside for the copies of asynchronous saves. Pinning it takes seconds for a large model: done before
@@ -146,6 +167,7 @@ class Checkpoints:
         if self._stager is not None:
             self._stager.close()
             self._stager = None
+        self.release()
 
     def promote(self, step: int) -> None:
         """Says that the run was healthy long enough after the checkpoints up to `step`: a rollback may return to them. Costs
@@ -172,7 +194,7 @@ class Checkpoints:
         def drop() -> None:
             for at, path in self.list():
                 if at > step:
-                    _remove(path)
+                    remove(path)
 
         self._together(drop, "checkpoints that were given up cannot be removed")
         self._unproven = {at for at in self._unproven if at <= step}
@@ -184,7 +206,7 @@ class Checkpoints:
         found = []
         if self.folder.is_dir():
             for path in self.folder.iterdir():
-                named = _NAME.fullmatch(path.name)
+                named = NAME.fullmatch(path.name)
                 if named and (path / MANIFEST).exists():
                     found.append((int(named[1]), path))
         return sorted(found)
@@ -214,8 +236,8 @@ class Checkpoints:
         """
         self._join()
         # The first rank's, lest two of them mean two folders.
-        path = Path(self._gathered(str(self.folder / _name(where) if isinstance(where, int) else where))[0])
-        wrong = self._agreed(lambda: _damage(path, self.world.rank, self.world.size))
+        path = Path(self._gathered(str(self.folder / name_of(where) if isinstance(where, int) else where))[0])
+        wrong = self._agreed(lambda: damage(path, self.world.rank, self.world.size))
         if wrong:
             raise CheckpointError(f"checkpoint {path} cannot be used: {wrong[0]}; {self._instead(path)}")
         tensors = _tensors(model, optimizer, extra or {})
@@ -225,7 +247,7 @@ class Checkpoints:
         try:
             dcp.load(tensors, storage_reader=dcp.FileSystemReader(path), process_group=self._group)
         except (CheckpointException, OSError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"checkpoint {path} cannot be read: {_reason(error)}") from error
+            raise CheckpointError(f"checkpoint {path} cannot be read: {reason(error)}") from error
         return json.loads((path / STATE).read_text(encoding="utf-8"))
 
     # How it is done
@@ -252,14 +274,14 @@ class Checkpoints:
 
     def _write(self, step: int, tensors: dict[str, Tensor], state: str, began: float, stall: float | None) -> None:
         """Writes one checkpoint and leaves in `_pending` how it ended. In a thread: nothing may be raised."""
-        path, size = self.folder / _name(step), _bytes(tensors)
+        path, size = self.folder / name_of(step), _bytes(tensors)
         note = None
         try:
             wrong = self._written(step, tensors, size, state)
             if not wrong:
                 note = "; ".join(self._agreed(self._retain)) or None
         except RuntimeError as lost:  # of gloo: there is nobody to agree with
-            wrong = [f"a rank was lost ({_reason(lost)})"]
+            wrong = [f"a rank was lost ({reason(lost)})"]
         error = None
         if wrong:
             kept = self._newest()
@@ -272,15 +294,15 @@ class Checkpoints:
 
     def _written(self, step: int, tensors: dict[str, Tensor], size: int, state: str) -> Sequence[str]:
         """What went wrong. Every rank comes to every meeting, whatever happened to it before."""
-        path, draft = self.folder / _name(step), self.folder / f".{_name(step)}.tmp"
-        hashes: dict[str, Any] = {}
+        path, draft = self.folder / name_of(step), self.folder / f".{name_of(step)}.tmp"
+        found: dict[str, Any] = {}
         wrong = self._agreed(lambda: self._open(draft, size))
         if not wrong:
             wrong = self._agreed(lambda: self._put(draft, tensors, size))
         if not wrong:
-            wrong = self._agreed(lambda: hashes.update(_hashes(draft, self.world.rank)))
+            wrong = self._agreed(lambda: found.update(hashes(draft, self.world.rank)))
         if not wrong:
-            parts = self._gathered(hashes)
+            parts = self._gathered(found)
             wrong = self._agreed(lambda: self._finish(step, draft, path, state, parts))
         if wrong:
             self._agreed(partial(self._clear, draft))
@@ -295,10 +317,10 @@ class Checkpoints:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
         if draft.exists():
-            _remove(draft)
+            remove(draft)
         free = shutil.disk_usage(self.folder).free
         if free < size + 2**20:
-            return _full(self.folder, size, free)
+            return full(self.folder, size, free)
         draft.mkdir()
         return None
 
@@ -309,17 +331,17 @@ class Checkpoints:
             dcp.save(tensors, storage_writer=writer, process_group=self._group)
         except (CheckpointException, OSError, RuntimeError) as error:
             # The writer of tensors hides what the system said behind an error of its own.
-            if _is_full(error) or _no_room(draft, size):
-                return _full(self.folder, size, shutil.disk_usage(self.folder).free)
-            return _reason(error)
+            if is_full(error) or no_room(draft, size):
+                return full(self.folder, size, shutil.disk_usage(self.folder).free)
+            return reason(error)
         return None
 
     def _finish(self, step: int, draft: Path, path: Path, state: str, parts: Sequence[Mapping[str, Any]]) -> str | None:
         if self.world.rank:
             return None
         files = {name: entry for part in parts for name, entry in part.items()}
-        _write_text(draft / STATE, state)
-        files |= {name: _hash(draft / name) for name in (STATE, ".metadata")}
+        write_text(draft / STATE, state)
+        files |= {name: hash_of(draft / name) for name in (STATE, ".metadata")}
         body = {
             **self.about,
             "format": FORMAT,
@@ -328,13 +350,13 @@ class Checkpoints:
             "torch": torch.__version__,
             "files": dict(sorted(files.items())),
         }
-        _write_text(draft / MANIFEST, json.dumps(body | {"sha256": _digest(body)}, indent=1, sort_keys=True))
-        _sync(draft)
+        write_text(draft / MANIFEST, json.dumps(body | {"sha256": digest(body)}, indent=1, sort_keys=True))
+        sync(draft)
         old = self.folder / f".{path.name}.old"
         if path.exists():  # of a stretch that was rolled back
             path.rename(old)
         draft.rename(path)
-        _sync(self.folder)
+        sync(self.folder)
         return None
 
     def _retain(self) -> str | None:
@@ -351,15 +373,16 @@ class Checkpoints:
         keep |= set([step for step, _ in known if not good or step > good[-1]][:1])
         try:
             for path in [*self.folder.glob(".step-*.old"), *(path for step, path in known if step not in keep)]:
-                _remove(path)
+                remove(path)
         except OSError as error:
-            return f"older checkpoints could not be removed: {_reason(error)}"
+            return f"older checkpoints could not be removed: {reason(error)}"
         return None
 
     def _sweep(self) -> None:
         """Puts away drafts; brings back the old one where a run was killed between taking it away and putting the new one."""
         if not self.folder.is_dir():
             return
+        self._hold()
         for path in self.folder.iterdir():
             if path.name.startswith(".step-") and path.suffix == ".old":
                 name = path.with_suffix("").name[1:]
@@ -368,6 +391,21 @@ class Checkpoints:
                     continue
             if path.name.startswith(".") and path.suffix in (".tmp", ".old", ".gone"):
                 shutil.rmtree(path)
+
+    def _hold(self) -> None:
+        if self._lock is not None:
+            return
+        file = self.folder.with_name(f".{self.folder.name}.lock").open("a")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise CheckpointError(
+                    "another process trains here; wait for it or stop it, or set another out"
+                ) from None
+            return  # a file system without locks: nobody can be kept out
+        self._lock = file
 
     def _together(self, act: Callable[[], None], doing: str) -> None:
         """Does something on the first rank while the others wait. Raises CheckpointError on all of them where it fails."""
@@ -380,9 +418,9 @@ class Checkpoints:
         try:
             said = act()
         except OSError as error:
-            said = _full(self.folder, 0, 0) if _is_full(error) else _reason(error)
+            said = full(self.folder, 0, 0) if is_full(error) else reason(error)
         except Exception as error:  # told to every rank, and from there to the user
-            said = _reason(error)
+            said = reason(error)
         return [f"rank {rank}: {s}" if self.world.size > 1 else s for rank, s in enumerate(self._gathered(said)) if s]
 
     def _gathered(self, thing: Any) -> Sequence[Any]:
@@ -392,30 +430,13 @@ class Checkpoints:
 
     def _instead(self, path: Path) -> str:
         """What to use in its place: the newest older one that is whole."""
-        named = _NAME.fullmatch(path.name)
+        named = NAME.fullmatch(path.name)
         for step, other in reversed(self.list()):
             if other.resolve() == path.resolve() or (named is not None and step > int(named[1])):
                 continue
-            if not self._agreed(partial(_damage, other, self.world.rank, self.world.size)):
+            if not self._agreed(partial(damage, other, self.world.rank, self.world.size)):
                 return f"{other} is whole and can be used"
         return "there is no older one that is whole"
-
-
-def manifest(path: Path | str) -> dict[str, Any]:
-    """The manifest of a checkpoint: `about`, the files, `sha256` of it all. Raises CheckpointError where it is damaged."""
-    path = Path(path)
-    try:
-        body = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        said = body["sha256"]
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is no checkpoint: it has no {MANIFEST}") from error
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path / MANIFEST} cannot be read: {_reason(error)}") from error
-    if said != _digest({name: value for name, value in body.items() if name != "sha256"}):
-        raise CheckpointError(f"{path / MANIFEST} is not what was written: its SHA-256 differs")
-    if body["format"] != FORMAT:
-        raise CheckpointError(f"{path} is of format {body['format']}, this version reads {FORMAT}")
-    return body
 
 
 def _tensors(model: nn.Module, optimizer: Optimizer | None, extra: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -451,7 +472,7 @@ def _misfit(path: Path, tensors: Mapping[str, Tensor]) -> str | None:
     try:
         has = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     except (OSError, pickle.UnpicklingError, AttributeError, EOFError) as error:
-        return f"its list of tensors cannot be read: {_reason(error)}"
+        return f"its list of tensors cannot be read: {reason(error)}"
     for name, tensor in tensors.items():
         entry = has.get(name)
         if not isinstance(entry, TensorStorageMetadata):
@@ -462,111 +483,6 @@ def _misfit(path: Path, tensors: Mapping[str, Tensor]) -> str | None:
     return f"it has {more[0]}, which is not here" if more else None
 
 
-def _damage(path: Path, rank: int, size: int) -> str | None:
-    """What is wrong with this rank's share of a checkpoint's files, or None."""
-    try:
-        files = manifest(path)["files"]
-    except CheckpointError as error:
-        return str(error)
-    mine = sorted(files)[rank::size]
-    for name in mine:
-        try:
-            found = (path / name).stat().st_size
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-        if found != files[name]["bytes"]:
-            return f"{name} has {found:,} bytes, {files[name]['bytes']:,} were written"
-    with ThreadPoolExecutor(THREADS) as threads:
-        for name, entry in zip(mine, threads.map(lambda n: _hash(path / n), mine), strict=True):
-            if entry["sha256"] != files[name]["sha256"]:
-                return f"{name} is not what was written: its SHA-256 differs"
-    return None
-
-
-def _hashes(draft: Path, rank: int) -> dict[str, Any]:
-    """Those of the files that this rank wrote; read from the system's memory, seconds after they were written."""
-    paths = sorted(draft.glob(f"__{rank}_*"))
-    with ThreadPoolExecutor(THREADS) as threads:
-        return {path.name: entry for path, entry in zip(paths, threads.map(_hash, paths), strict=True)}
-
-
-def _hash(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": file.tell(), "sha256": digest}
-
-
-def _digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
 def _bytes(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of whole tensors: what all ranks together write."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Makes the names in a folder last through a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    """Removes a folder; under another name first, so that half of it never counts."""
-    gone = path.with_name(f".{path.name.lstrip('.')}.gone")
-    path.rename(gone)
-    shutil.rmtree(gone)
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """The error and all that led to it, on any rank."""
-    found, new = [], [error]
-    while new:
-        at = new.pop()
-        found.append(at)
-        if isinstance(at, CheckpointException):
-            new += [failure[0] for failure in at.failures.values()]
-        new += [cause for cause in (at.__cause__, at.__context__) if cause is not None and cause not in found]
-    return found
-
-
-def _is_full(error: BaseException) -> bool:
-    return any(isinstance(e, OSError) and e.errno in _FULL for e in _causes(error))
-
-
-def _reason(error: BaseException) -> str:
-    """One line."""
-    first = next((e for e in _causes(error) if not isinstance(e, CheckpointException)), error)
-    return " ".join(f"{type(first).__name__}: {first}".split())[:300]
-
-
-def _no_room(draft: Path, size: int) -> bool:
-    """Whether the disk cannot hold more of a checkpoint that was begun: asked for, it says so itself."""
-    if not hasattr(os, "posix_fallocate"):  # macOS
-        return False
-    rest = size - sum(path.stat().st_size for path in draft.iterdir())
-    try:
-        with (draft / "room").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, min(max(rest, 1), 2**26))
-    except OSError as error:
-        return _is_full(error)
-    return False
-
-
-def _full(folder: Path, size: int, free: int) -> str:
-    sizes = f" ({size / 1e9:,.3f} GB are needed, {free / 1e9:,.3f} are free)" if size else ""
-    return f"the disk of {folder} is full{sizes}: make room, or lower checkpoint.keep"

@@ -148,7 +148,7 @@ class Parallel:
     shard: int = 0
     tensor: int = 1
     checkpoint_activations: Literal["none", "selective", "full"] = "none"
-    compile: bool = True
+    compile: bool | None = None  # where it is left open: on a GPU; a CPU gains nothing by it
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from trainer.config import Config, ConfigError, Model
 from trainer.data import Corpus
-from trainer.loader import rows_at_once
+from trainer.loader import MICRO_TOKENS, rows_at_once
 from trainer.loss import chunk_tokens
 from trainer.metrics import clock_time, peak
 from trainer.model import ffn_width, flops_per_token, n_parameters, padded_vocab
@@ -21,9 +21,6 @@ from trainer.model import ffn_width, flops_per_token, n_parameters, padded_vocab
 MFU = 0.40
 """Share of the peak that is reckoned with where none is given: what MPT 1.3B reached on 16 to 128 H100 (40.6 to 42.4 %,
 llm-foundry's benchmarking page) and OLMo 1B (40 %, allenai/OLMo-core#38). One GPU with large batches reaches more."""
-
-MICRO_TOKENS = 16_384
-"""As in training, where the config does not say."""
 
 GIGABYTES = {
     r"\bH200\b": 141,

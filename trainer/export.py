@@ -80,7 +80,8 @@ def import_(
     `out` gets a checkpoint of step 0 with moments of zero for `optimizer`, the tokenizer, a config that evaluation reads,
     and model.toml, the section that a training config must have. Returns the checkpoint. Raises ModelError, StorageError.
     """
-    from trainer.checkpoint import CheckpointError, Checkpoints
+    from trainer.checkpoint import Checkpoints
+    from trainer.checkpoint_files import CheckpointError
     from trainer.optim import Optimizer
     from trainer.parallel import start, stop
     from trainer.state import RunState

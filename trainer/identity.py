@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from trainer.checkpoint import CheckpointError, manifest
+from trainer.checkpoint_files import CheckpointError, manifest
 from trainer.config import Config, ConfigError, from_mapping
 from trainer.data import Corpus
 

@@ -3,10 +3,8 @@
 Only parameters are read, by one process, with no process group.
 """
 
-import hashlib
 import json
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +13,7 @@ import torch
 
 from pipeline.errors import UsageError
 from trainer import config
-from trainer.checkpoint import MANIFEST, STATE, CheckpointError, manifest
+from trainer.checkpoint_files import MANIFEST, STATE, CheckpointError, damage, manifest
 from trainer.huggingface import CONFIG, DTYPES, ModelError, read_config, read_tensors
 from trainer.model import Decoder
 from trainer.vocabulary import Vocabulary, begin_beside, end_beside
@@ -144,21 +142,8 @@ def _tokenizer_of(run: Path, options: config.Config | None) -> Path | None:
 def _whole(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose files are all as they were written. Raises CheckpointError."""
     about = manifest(path)
-
-    def wrong(name: str) -> str | None:
-        try:
-            with (path / name).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-        return (
-            None if digest == about["files"][name]["sha256"] else f"{name} is not what was written: its SHA-256 differs"
-        )
-
-    with ThreadPoolExecutor(4) as threads:
-        found = [said for said in threads.map(wrong, sorted(about["files"])) if said]
-    if found:
-        raise CheckpointError(f"checkpoint {path} cannot be used: {found[0]}")
+    if wrong := damage(path):
+        raise CheckpointError(f"checkpoint {path} cannot be used: {wrong}")
     return about
 
 

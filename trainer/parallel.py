@@ -76,6 +76,7 @@ def start(
     shard = _layout(options, size)
     where = _device(device, local_rank)
     if where.type == "cuda":
+        reserve_in_segments()
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be deterministic without
         torch.cuda.set_device(where)
         torch.set_float32_matmul_precision("high")  # TF32 for the little that is left in FP32
@@ -95,12 +96,22 @@ def start(
     return World(rank, size, local_rank, where, mesh, shard, options.tensor, deterministic)
 
 
+def reserve_in_segments() -> None:
+    """Has PyTorch grow what it holds of a GPU's memory, so that pieces between tensors are not lost. Before the first use."""
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
 def stop(world: World) -> None:
     """Leaves the world; nothing can be summed or saved after it."""
     if dist.is_initialized():
         dist.destroy_process_group()
     if world.deterministic:
         torch.use_deterministic_algorithms(False)
+
+
+def compiles(options: config.Parallel, device: torch.device) -> bool:
+    """Whether blocks and the loss are compiled."""
+    return device.type == "cuda" if options.compile is None else options.compile
 
 
 def prepare(model: Decoder, options: config.Parallel, world: World) -> Decoder:
@@ -116,7 +127,7 @@ def prepare(model: Decoder, options: config.Parallel, world: World) -> Decoder:
     if options.checkpoint_activations != "none":
         for block in blocks:
             block.__class__ = _KeepsSome if options.checkpoint_activations == "selective" else _KeepsNothing
-    if options.compile:
+    if compiles(options, world.device):
         # PyTorch raises after 8 kinds of input, unless told: phases, looks at held-out text (without gradient) and numbers
         # of documents each come in a few.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS_OF_INPUT)

@@ -1,7 +1,9 @@
 """Training: build, resume, step, look, save. One loop for a laptop's CPU, one GPU and many."""
 
+import gc
 import json
 import math
+import shutil
 import signal
 import sys
 import time
@@ -19,7 +21,8 @@ from torch import Tensor
 
 from pipeline.errors import StorageError, UsageError
 from trainer.attention import choose, scope
-from trainer.checkpoint import CheckpointError, Checkpoints, Saved
+from trainer.checkpoint import Checkpoints, Saved
+from trainer.checkpoint_files import CheckpointError
 from trainer.config import Config
 from trainer.data import Corpus, open_corpus
 from trainer.evaluation import Evaluation
@@ -31,11 +34,12 @@ from trainer.loader import MICRO_TOKENS, Loader, Micro, Step
 from trainer.metrics import Log, plot, strict_flops
 from trainer.model import Decoder, flops_per_token, padded_vocab
 from trainer.optim import Optimizer, factor
-from trainer.parallel import World, gradient_norm, prepare, reduce_gradients, scale_gradients, sum_over_ranks
+from trainer.parallel import World, compiles, gradient_norm, prepare, reduce_gradients, scale_gradients, sum_over_ranks
 from trainer.plan import PlannedPhase
 from trainer.state import RunState, Skipped
 from trainer.tokenizer import token_bytes
 
+TOKENIZER = "tokenizer.json"
 RECENT = 64
 """Steps that a diagnosis tells of."""
 
@@ -79,6 +83,7 @@ class Trainer:
         self.micro_tokens = config.micro_tokens or MICRO_TOKENS
         _check_batches(self.plan.phases, world.data_size)
         dtype = _dtype(config.dtype, self.device)
+        self.compiled = compiles(config.parallel, self.device)
         self.backend = choose(self.device, dtype, config.data.document_mask)
         self.folder = Path(config.out)
         self.identity = identity(config, self.corpus, start.checkpoint if start else None)
@@ -114,20 +119,15 @@ class Trainer:
 
         Raises AbortedError, StoppedError, MemoryFullError, RankLostError, CheckpointError, and what shards raise.
         """
-        with self._explained():
-            self._begin()
-            with self._signals():
-                # A look that was due may have been cut off.
-                if self.state.step > 0 and (self.state.sample == 0 or self._due(self.config.log.evaluate)):
-                    self._look()
-                while self.state.step < self.plan.steps:
-                    if self._leaving:
-                        self._stop()
-                    self._stretch()
-                self._say(self.checkpoints.wait())
-                if self._saved != self.state.step:
-                    self._save(asynchronous=False, must=True)
-        self.checkpoints.close()
+        try:
+            with self._explained():
+                self._begin()
+                with self._signals():
+                    self._steps()
+            self.checkpoints.close()
+        finally:
+            self.checkpoints.release()
+            gc.unfreeze()
         loss = math.nan if self.state.loss is None else self.state.loss
         self._note("end", step=self.state.step, tokens=self.state.tokens, loss=loss, bits_per_byte=self._held)
         if self.log is not None:
@@ -135,6 +135,21 @@ class Trainer:
         if self.world.rank == 0:
             _draw(self.folder)
         return Result(self.state.step, loss, dict(self._held), len(self.judge.rollbacks), self.state.withheld)
+
+    def _steps(self) -> None:
+        # What is there by now stays: a collection that looked at all of it again would stop a step for half a second.
+        gc.collect(2)
+        gc.freeze()
+        # A look that was due may have been cut off.
+        if self.state.step > 0 and (self.state.sample == 0 or self._due(self.config.log.evaluate)):
+            self._look()
+        while self.state.step < self.plan.steps:
+            if self._leaving:
+                self._stop()
+            self._stretch()
+        self._say(self.checkpoints.wait())
+        if self._saved != self.state.step:
+            self._save(asynchronous=False, must=True)
 
     def _begin(self) -> None:
         """Takes up the run's newest checkpoint, or another run's, or starts afresh."""
@@ -146,11 +161,14 @@ class Trainer:
             if self._start is not None:
                 check_other(self._start.checkpoint, self.identity)
             self._take_up_start()
+        self.checkpoints.hold()
         self.checkpoints.reserve(self.model, self.optimizer, self.watch.state())
         try:
             if self.world.rank == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / SETTINGS).write_text(json.dumps(settings(self.config), indent=1), encoding="utf-8")
+                # The model is of no use without it, and the data may go.
+                shutil.copyfile(self.corpus.tokenizer_file, self.folder / TOKENIZER)
             self.log = Log(self.folder, self.config.log, self.world.rank)
         except OSError as error:
             raise StorageError(
@@ -249,7 +267,7 @@ class Trainer:
                 micro.targets,
                 scope(self.backend, micro.docs, micro.n_docs),
                 options.optim.z_loss,
-                options.parallel.compile,
+                self.compiled,
             )
             (loss.total / expected).backward()
             found = (loss.nll, loss.n, loss.total.detach(), _pairs(micro, self.backend))
@@ -477,17 +495,25 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGUSR1 ask for an end after this step, with everything saved. Asking again changes nothing."""
+        """SIGTERM, SIGUSR1 and Ctrl-C ask for an end after this step, with everything saved. Asking again changes nothing,
+        but who presses Ctrl-C twice wants to leave now."""
 
         def ask(number: int, frame: FrameType | None) -> None:
             self._asked = True
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        def ask_once(number: int, frame: FrameType | None) -> None:
+            self._asked = True
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+        asking = {signal.SIGTERM: ask, signal.SIGUSR1: ask, signal.SIGINT: ask_once}
+        before = {number: signal.getsignal(number) for number in asking}
+        for number, handler in asking.items():
+            signal.signal(number, handler)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number, earlier in before.items():
+                signal.signal(number, earlier)
 
 
 class _Pace:

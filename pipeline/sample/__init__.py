@@ -98,9 +98,6 @@ batch_tokens = 2048
 [optim]
 lr = 3e-3
 
-[parallel]
-compile = false
-
 [checkpoint]
 every = 50
 healthy = 20

@@ -22,7 +22,8 @@ from torch.distributed.checkpoint import FileSystemWriter
 
 from trainer import config
 from trainer.attention import scope
-from trainer.checkpoint import CheckpointError, Checkpoints, manifest
+from trainer.checkpoint import Checkpoints
+from trainer.checkpoint_files import CheckpointError, manifest
 from trainer.model import Decoder
 from trainer.optim import Optimizer
 from trainer.parallel import World, prepare, reduce_gradients, start, stop

@@ -85,7 +85,7 @@ def test_a_block_takes_more_shapes_than_pytorch_allows_unasked(monkeypatch: pyte
     with torch._dynamo.config.patch(recompile_limit=2):
         with torch.device("meta"):
             model = Decoder(shape)
-        prepare(model, Parallel(), World(0, 1, 0, torch.device("cpu"), None)).initialise(0)
+        prepare(model, Parallel(compile=True), World(0, 1, 0, torch.device("cpu"), None)).initialise(0)
         for length in (4, 5, 6, 7):
             rows = torch.zeros(1, length, dtype=torch.long)
             model(rows, rows, scope("mask", rows)).total.backward()

@@ -16,7 +16,7 @@ from pipeline.errors import StorageError
 from pipeline.tokenizer import files
 from trainer import config, huggingface
 from trainer.attention import scope
-from trainer.checkpoint import CheckpointError
+from trainer.checkpoint_files import CheckpointError
 from trainer.export import export, import_
 from trainer.huggingface import ModelError
 from trainer.model import Decoder

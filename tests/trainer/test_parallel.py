@@ -219,7 +219,7 @@ def test_a_block_is_one_graph(kind: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Block, "compile", traced)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    found, _, _ = gradients(config.Parallel(checkpoint_activations=kind))
+    found, _, _ = gradients(config.Parallel(checkpoint_activations=kind, compile=True))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "the blocks share one graph"
     plain, _, _ = gradients(PLAIN)
     assert list(found) == list(plain)
@@ -230,7 +230,7 @@ def test_a_block_is_one_graph(kind: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
 def test_a_compiled_block_has_the_same_gradients() -> None:
     torch._dynamo.reset()
-    found, _, _ = gradients(config.Parallel())
+    found, _, _ = gradients(config.Parallel(compile=True))
     plain, _, _ = gradients(PLAIN)
     for name in plain:
         torch.testing.assert_close(found[name], plain[name])

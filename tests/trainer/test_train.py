@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from pipeline.errors import CrawlmillError, UsageError
 from trainer.attention import scope
-from trainer.checkpoint import CheckpointError
+from trainer.checkpoint_files import CheckpointError
 from trainer.config import from_mapping
 from trainer.data import open_corpus
 from trainer.metrics import read
@@ -345,7 +345,7 @@ def test_held_out_text_shorter_than_a_sample_is_looked_at_all_the_same(data: Pat
 
 
 def test_a_checkpoint_says_what_run_it_is_of(data: Path, run: Path) -> None:
-    from trainer.checkpoint import manifest
+    from trainer.checkpoint_files import manifest
 
     about = manifest(run / "checkpoints" / "step-00000010")
     assert about["tokenizer"] == hashlib.sha256((data / "tokenizer.json").read_bytes()).hexdigest()

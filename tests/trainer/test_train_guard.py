@@ -15,7 +15,7 @@ import torch
 from runs import Child, body, config, documents, events, losses, same, tokens, trained
 from torch.distributed.checkpoint import FileSystemWriter
 
-from trainer.checkpoint import CheckpointError
+from trainer.checkpoint_files import CheckpointError
 from trainer.config import Config, from_mapping
 from trainer.data import open_corpus
 from trainer.failures import MemoryFullError

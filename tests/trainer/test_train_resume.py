@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ranks import environment, free_port, on_ranks
 from runs import Child, body, config, documents, events, losses, same, tokens, trained
 
 from trainer.checkpoint import Checkpoints
+from trainer.checkpoint_files import CheckpointError
 from trainer.config import Config, from_mapping
 from trainer.failures import StoppedError
 from trainer.metrics import read
@@ -151,8 +153,8 @@ def test_a_run_that_is_done_says_so_again(data: Path, tmp_path: Path) -> None:
 # Signals
 
 
-@pytest.mark.parametrize("twice", [False, True])
-def test_sigterm_saves_and_the_run_goes_on_exactly(twice: bool, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "twice"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_a_stop_saves_and_the_run_goes_on_exactly(number: int, twice: bool, data: Path, tmp_path: Path) -> None:
     through, stopped = (body(data, tmp_path / name, (16,), checkpoint__every=100) for name in ("through", "stopped"))
     _, expected = trained(from_mapping(through))
     # A slow disk, so that the second signal comes while the first one's checkpoint is written.
@@ -162,10 +164,10 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(twice: bool, data: Path, tmp_
     )
     child = Child(stopped, tmp_path / "process", before=slowly(0.1) + slow_disk)
     child.wait_for_step(4)
-    child.send(signal.SIGTERM)
+    child.send(number)
     if twice:
         child.wait_for_word("saving")
-        child.send(signal.SIGTERM)
+        child.send(number)
     code, said = child.ended()
     assert code == 143
     assert said.startswith("error: stopped at step") and said.endswith("run the same command to go on")
@@ -173,6 +175,19 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(twice: bool, data: Path, tmp_
     assert 4 < stop["step"] < 16
     _, found = trained(from_mapping(stopped))
     assert same(found, expected) and losses(tmp_path / "stopped") == losses(tmp_path / "through")
+
+
+def test_ctrl_c_twice_leaves_at_once_and_a_run_has_one_process(data: Path, tmp_path: Path) -> None:
+    wanted = body(data, tmp_path / "out", (200,), checkpoint__every=4)
+    child = Child(wanted, tmp_path / "process", before=slowly(0.3))
+    child.wait_for_step(2)
+    with pytest.raises(CheckpointError, match="another process trains here"):
+        trained(from_mapping(wanted))
+    child.send(signal.SIGINT)
+    time.sleep(0.02)
+    child.send(signal.SIGINT)
+    code, _ = child.ended()
+    assert code not in (0, 143) and not events(tmp_path / "out", "stopped")
 
 
 def test_sigterm_in_an_evaluation_does_not_wait_for_its_end(data: Path, tmp_path: Path) -> None:
