@@ -34,9 +34,9 @@ head_dim = 16
 ffn = 64
 [data]
 seq_len = 64
-batch_tokens = 1024
+batch_tokens = 256
 [optim]
-lr = 1e-2
+lr = 3e-3
 """
 
 NOTICE = "We value your privacy and so do our 812 partners, who store things on your device. Accept all. Reject all.\n"
@@ -56,17 +56,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def pages(n: int, seed: int = 0) -> list[str]:
-    """Texts in a language of 300 words of which each calls for some others, in lines."""
+    """Texts in a language of 80 words of which each calls for three others, in lines."""
     rng = np.random.default_rng(seed)
     language = np.random.default_rng(99)
-    words = ["".join(language.choice(list("abcdefghiklmnoprstu"), language.integers(2, 7))) for _ in range(300)]
-    follows = language.integers(0, 300, (300, 6))
+    words = ["".join(language.choice(list("abcdefghiklmnoprstu"), language.integers(2, 5))) for _ in range(80)]
+    follows = language.integers(0, 80, (80, 3))
     found = []
     for _ in range(n):
-        at, said = int(rng.integers(300)), []
+        at, said = int(rng.integers(80)), []
         for number in range(int(rng.integers(60, 160))):
             said.append(words[at] + (".\n" if number % 12 == 11 else ""))
-            at = int(follows[at, rng.integers(6)])
+            at = int(follows[at, rng.integers(3)])
         found.append(" ".join(said) + "\n")
     return found
 
@@ -94,7 +94,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def asked(two: tuple[str, str], config: str) -> Asked:
-    return Asked(two, names=("clean", "raw"), config=config, seeds=2, vocabulary=400, tokens=80_000)
+    return Asked(two, names=("clean", "raw"), config=config, seeds=3, vocabulary=400, tokens=40_000)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_a_set_of_boilerplate_and_copies_is_found_to_be_worse(done: tuple[Path, 
     found = report["results"]["common"]
     assert found["verdict"] == "a" and found["interval"][0] > 0 and min(found["by_seed"]) > 0.05
     assert report["verdict"].startswith("clean is better than raw by 0.")
-    assert report["verdict"].endswith("bits per byte on common, two seeds")
+    assert report["verdict"].endswith("bits per byte on common, three seeds")
 
 
 def test_both_sets_get_the_same_tokens_and_the_report_says_how_often_and_how_much_of_it_is_new(
@@ -119,8 +119,8 @@ def test_both_sets_get_the_same_tokens_and_the_report_says_how_often_and_how_muc
 ) -> None:
     output, report = done
     clean, raw = report["sets"]["a"], report["sets"]["b"]
-    assert report["tokens"] == 78 * 1024
-    assert {of["steps"] for of in report["models"].values()} == {78}
+    assert report["tokens"] == 156 * 256
+    assert {of["steps"] for of in report["models"].values()} == {156}
     assert clean["epochs"] == [report["tokens"] / n for n in clean["tokens"]] and min(clean["epochs"]) > 1
     assert clean["unique_share"] == pytest.approx(1 / max(clean["epochs"]), abs=0.01)
     # More than a third of it are copies of a few pages.
@@ -136,7 +136,7 @@ def test_both_sets_get_the_same_tokens_and_the_report_says_how_often_and_how_muc
 def test_the_report_can_be_traced(done: tuple[Path, dict[str, Any]]) -> None:
     output, report = done
     rows = pq.read_table(output / "documents.parquet")
-    bits = np.array([[rows.column(f"{letter}-{pair}").to_numpy() for pair in (0, 1)] for letter in "ab"])
+    bits = np.array([[rows.column(f"{letter}-{pair}").to_numpy() for pair in range(3)] for letter in "ab"])
     per_byte = bits.sum(2) / rows.column("bytes").to_numpy().sum()
     assert report["results"]["common"]["bits_per_byte"]["a"] == pytest.approx(per_byte[0])
     assert report["results"]["common"]["difference"] == pytest.approx((per_byte[1] - per_byte[0]).mean())
@@ -178,7 +178,7 @@ def test_run_again_it_makes_no_model_again_and_other_questions_are_refused(
     assert {path: path.stat().st_mtime_ns for path in output.glob("scores/*.json")} == before
     assert (output / "report.json").read_bytes() == body and (output / "report.md").exists()
     with pytest.raises(UsageError, match=r"holds another ablation \(other seeds\)"):
-        ablate(Asked(asked.sets, names=asked.names, config=config, seeds=3, vocabulary=400, tokens=80_000), str(output))
+        ablate(Asked(asked.sets, names=asked.names, config=config, seeds=2, vocabulary=400, tokens=40_000), str(output))
 
 
 def test_a_killed_ablation_goes_on_and_ends_as_if_nothing_had_been(
@@ -214,13 +214,13 @@ def test_a_killed_ablation_goes_on_and_ends_as_if_nothing_had_been(
     size = -1
     while size != (size := sum(path.stat().st_size for path in logs)):
         time.sleep(0.5)
-    assert made == {path.name for path in output.glob("scores/*.json")} and len(made) < 4
+    assert made == {path.name for path in output.glob("scores/*.json")} and len(made) < 6
     ablate(asked, str(output), 1, lambda line: None)
     assert (output / "report.json").read_bytes() == (done[0] / "report.json").read_bytes()
 
 
 def test_equal_sets_make_equal_models(two: tuple[str, str], config: str, tmp_path: Path) -> None:
-    given = Asked((two[0], two[0]), names=("one", "other"), config=config, seeds=2, vocabulary=400, tokens=30_000)
+    given = Asked((two[0], two[0]), names=("one", "other"), config=config, seeds=2, vocabulary=400, tokens=10_000)
     report = ablate(given, str(tmp_path / "out"), 1, lambda line: None)
     assert report["overall"]["difference"] == 0 and report["overall"]["verdict"] == "none"
     assert report["verdict"] == "no difference at all on common: the models of one and other are the same, two seeds"
@@ -243,7 +243,7 @@ def test_halves_of_a_set_do_not_differ_and_texts_of_other_origin_are_compared_on
         config=config,
         seeds=2,
         vocabulary=400,
-        tokens=30_000,
+        tokens=10_000,
         held_out=(f"lines={tmp_path / 'held.jsonl'}", f"tokens={tmp_path / 'tokens'}"),
     )
     said: list[str] = []
@@ -268,12 +268,12 @@ def test_recipes_are_compared_on_one_run(finished: Run, config: str, tmp_path: P
         config=config,
         seeds=2,
         vocabulary=400,
-        tokens=30_000,
+        tokens=10_000,
         held_out=(f"words={held}",),
     )
     plan = dry_run(given, 2)
     assert [one["name"] for one in plan["sets"]] == ["default", "gopher"]
-    assert plan["sets"][0]["pages"] < plan["sets"][1]["pages"] and plan["tokens"] == 29_696
+    assert plan["sets"][0]["pages"] < plan["sets"][1]["pages"] and plan["tokens"] == 9_984
     assert plan["models"] == 4 and plan["seconds"] > 0 and plan["held_out"]["words"] == 60
     report = ablate(given, str(tmp_path / "out"), 1, lambda line: None)
     assert report["sets"]["b"]["recipe"]["name"] == "gopher"
@@ -388,7 +388,7 @@ def wrong_sets(tmp_path: Path) -> dict[str, str]:
         ({"sets": ("clean", "tokens")}, UsageError, "is a folder of tokens.* name the run or the Parquet files"),
         ({"text": "body"}, InputError, "body"),
         ({"tokens": 900_000}, InputError, "fewer than the 900,000 asked for; lower --tokens, or give a larger set"),
-        ({"tokens": 3000}, InputError, "2,048 tokens were asked for, fewer than 20 batches"),
+        ({"tokens": 3000}, InputError, "2,816 tokens were asked for, fewer than 20 batches"),
         ({"config": "[data]\npath = 'x'"}, ConfigError, "data.path is what the ablation sets"),
         ({"config": "[model]\nlayer = 3"}, ConfigError, "line 2"),
         ({"config": "[model]\nvocab_size = 300", "tokenizer": "yes"}, UsageError, "leave it out, and it follows"),
