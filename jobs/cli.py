@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs import (
+    ablate_commands,
     classifier_commands,
     decontamination_commands,
     dedup_commands,
@@ -24,7 +25,7 @@ from jobs import (
 )
 from pipeline.errors import CrawlmillError, UsageError
 from trainer import commands as training_commands
-from trainer import evaluation_commands, scaling_commands
+from trainer import contamination_commands, evaluation_commands, scaling_commands
 
 app = typer.Typer(
     name="crawlmill",
@@ -51,6 +52,8 @@ app.add_typer(training_commands.app, name="train")
 app.command()(evaluation_commands.evaluate)
 app.command()(evaluation_commands.export)
 app.command("import")(evaluation_commands.import_)
+app.command()(contamination_commands.contamination)
+app.command()(ablate_commands.ablate)
 app.add_typer(scaling_commands.scaling_app, name="scaling")
 app.command()(scaling_commands.budget)
 

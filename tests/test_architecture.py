@@ -1,7 +1,9 @@
 """The rules of the house that a machine can hold."""
 
 import ast
+import gc
 import re
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -16,9 +18,19 @@ FORBIDDEN = {
 }
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    # A collection of garbage while Python 3.11 builds a tree can run code at another depth, at which ast takes fright.
+    gc.disable()
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    finally:
+        gc.enable()
+
+
 def imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -36,7 +48,7 @@ def test_the_trainer_needs_of_the_pipeline_only_errors_and_the_reading_of_yaml()
     """It runs where Spark and Arrow are not: on the machines with the GPUs."""
     allowed = {"pipeline.errors", "pipeline.yaml_files"}
     for path in (ROOT / "trainer").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pipeline":
                 assert node.module in allowed, path
         assert not imports(path) & {"pyarrow", "pyspark", "numba"}, path
@@ -78,7 +90,7 @@ def is_main(node: ast.AST) -> bool:
 def imported_with(path: Path, modules: dict[str, Path]) -> set[str]:
     """Modules of ours that importing this one imports by its own lines, those inside of functions left out."""
     found = set()
-    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    waiting: list[ast.AST] = [tree(path)]
     while waiting:
         for node in ast.iter_child_nodes(waiting.pop()):
             if isinstance(node, ast.Import):

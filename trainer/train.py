@@ -506,6 +506,8 @@ class Trainer:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
 
         asking = {signal.SIGTERM: ask, signal.SIGUSR1: ask, signal.SIGINT: ask_once}
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell
+            del asking[signal.SIGINT]
         before = {number: signal.getsignal(number) for number in asking}
         for number, handler in asking.items():
             signal.signal(number, handler)

@@ -138,7 +138,7 @@ def test_labels_are_those_of_union_find(edges: Pairs, settled: tuple[RunFolder, 
     assert counts["components"] == len(set(expected.values())) > zoo()[1]
 
 
-@pytest.mark.parametrize(("n_files", "partitions"), [(1, 1), (7, 4)])
+@pytest.mark.parametrize(("n_files", "partitions"), [(7, 4)])
 def test_star_steps_find_the_same_bytes(
     spark: Any,
     edges: Pairs,

@@ -25,6 +25,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tokens(tmp_path_factory.mktemp("data") / "t", [documents(200, seed=i) for i in range(2)])
 
 
+# What a shell starts in the background hears no Ctrl-C, and hands that on.
+HEARS = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def slowly(seconds: float) -> str:
     """Code that makes each step last, so that a signal can hit one."""
     return (
@@ -162,7 +166,7 @@ def test_a_stop_saves_and_the_run_goes_on_exactly(number: int, twice: bool, data
         "\nfrom trainer.checkpoint import Checkpoints\nput = Checkpoints._put\n"
         "Checkpoints._put = lambda *given: (print('saving', flush=True), time.sleep(0.5), put(*given))[2]"
     )
-    child = Child(stopped, tmp_path / "process", before=slowly(0.1) + slow_disk)
+    child = Child(stopped, tmp_path / "process", before=HEARS + slowly(0.1) + slow_disk)
     child.wait_for_step(4)
     child.send(number)
     if twice:
@@ -179,12 +183,12 @@ def test_a_stop_saves_and_the_run_goes_on_exactly(number: int, twice: bool, data
 
 def test_ctrl_c_twice_leaves_at_once_and_a_run_has_one_process(data: Path, tmp_path: Path) -> None:
     wanted = body(data, tmp_path / "out", (200,), checkpoint__every=4)
-    child = Child(wanted, tmp_path / "process", before=slowly(0.3))
+    child = Child(wanted, tmp_path / "process", before=HEARS + slowly(0.3))
     child.wait_for_step(2)
     with pytest.raises(CheckpointError, match="another process trains here"):
         trained(from_mapping(wanted))
     child.send(signal.SIGINT)
-    time.sleep(0.02)
+    time.sleep(0.1)
     child.send(signal.SIGINT)
     code, _ = child.ended()
     assert code not in (0, 143) and not events(tmp_path / "out", "stopped")
