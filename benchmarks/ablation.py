@@ -16,11 +16,13 @@ made.
 import argparse
 import itertools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs import ablation_models
 from jobs.ablate import Asked, ablate
 from trainer.ablation import compare
 
@@ -43,6 +46,17 @@ NOTICES = (
     "Sign up for the newsletter of {site}: news, offers and events once a week, straight to your inbox. No spam, ever.",
     "All rights reserved. Terms of use. Privacy. Accessibility. Site map. {site} answers for no page that it links to.",
 )
+SMALLER = """
+[model]
+layers = 1
+width = 64
+heads = 2
+kv_heads = 2
+[data]
+batch_tokens = 1024
+"""
+"""For the null comparisons, of which there are many."""
+
 COPIED_PAGES, COPIED_BYTES = 0.05, 0.4
 
 
@@ -52,7 +66,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for sets and models; a temporary one by default")
     parser.add_argument("--tokens", type=int, default=500_000, help="tokens of a model of the known good comparison")
     parser.add_argument("--splits", type=int, default=12, help="null comparisons")
-    parser.add_argument("--null-tokens", type=int, default=200_000, help="tokens of a model of a null comparison")
+    parser.add_argument("--null-tokens", type=int, default=65_000, help="tokens of a model of a null comparison")
     parser.add_argument("--parts", action="store_true", help="try notices and copies apart, too")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
@@ -82,7 +96,8 @@ def curated(run: Path) -> pa.Table:
 
 def write(path: Path, ids: list[str], texts: list[str]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"id": ids, "text": texts}), path)
+    if not path.exists():  # a file that was written again is another one
+        pq.write_table(pa.table({"id": ids, "text": texts}), path)
     return str(path)
 
 
@@ -134,14 +149,20 @@ def known_good(run: Path, work: Path, tokens: int, parts: bool) -> list[str]:
     return [*lines, ""]
 
 
-def timed(asked: Asked, output: Path) -> tuple[dict[str, Any], str]:
+def timed(asked: Asked, output: Path, workers: int | None = None) -> tuple[dict[str, Any], str]:
     there = (output / "report.json").exists()
     began = time.monotonic()
-    report = ablate(asked, str(output), None, lambda line: print(line, file=sys.stderr))
+    report = ablate(asked, str(output), workers, lambda line: print(line, file=sys.stderr))
     noted = output / "seconds.txt"
     if not there:
         noted.write_text(f"{time.monotonic() - began:.0f} s")
     return report, noted.read_text()
+
+
+def on_one_core(given: tuple[Asked, Path]) -> tuple[dict[str, Any], str]:
+    """An ablation by this process, beside others."""
+    ablation_models._cores = lambda: 1
+    return timed(*given, 1)
 
 
 def null(run: Path, work: Path, splits: int, tokens: int) -> list[str]:
@@ -159,7 +180,8 @@ def null(run: Path, work: Path, splits: int, tokens: int) -> list[str]:
     from pipeline.tokenizer.training import Options
 
     train_tokenizer(None, [f"all={everything}"], str(folder / "tokenizer"), Options(vocab_size=4096))
-    different, values, halves, times, kept, scored = 0, [], [], [], [], []
+    (folder / "config.toml").write_text(SMALLER)
+    asked = []
     for split in range(splits):
         shuffled = np.random.default_rng([2, split]).permutation(rest).tolist()
         parts = [sorted(shuffled[: len(rest) // 2]), sorted(shuffled[len(rest) // 2 :])]
@@ -167,14 +189,19 @@ def null(run: Path, work: Path, splits: int, tokens: int) -> list[str]:
             write(folder / f"{split}" / f"{name}.parquet", [ids[row] for row in part], [texts[row] for row in part])
             for name, part in zip(("one", "other"), parts, strict=True)
         ]
-        asked = Asked(
+        one = Asked(
             tuple(paths),
             names=("one", "other"),
             tokenizer=str(folder / "tokenizer" / "tokenizer.json"),
             tokens=tokens,
             held_out=(f"web={folder / 'held.jsonl'}",),
+            config=str(folder / "config.toml"),
         )
-        report, seconds = timed(asked, folder / f"{split}" / "out")
+        asked.append((one, folder / f"{split}" / "out"))
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        found_of = list(pool.map(on_one_core, asked))
+    different, values, halves, times, kept, scored = 0, [], [], [], [], []
+    for split, (report, seconds) in enumerate(found_of):
         found = report["overall"]
         different += found["verdict"] != "none"
         values.append(found["difference"])
@@ -186,7 +213,8 @@ def null(run: Path, work: Path, splits: int, tokens: int) -> list[str]:
     wrong, n = recombined(scored, set.intersection(*kept))
     every = ", ".join(f"{value:+.4f}±{half:.4f}" for value, half in zip(values, halves, strict=True))
     return [
-        f"NULL: {splits} random halvings of {len(rest)} pages, {tokens:,} tokens each, compared on 200 others",
+        f"NULL: {splits} random halvings of {len(rest)} pages, {tokens:,} tokens each by models of "
+        f"{found_of[0][0]['parameters']:,} parameters, compared on 200 others",
         "",
         f"different: {different} of {splits}; {every}",
         f"recombined: {wrong} of {n:,} ({wrong / n:.1%}; 5 % are allowed)",

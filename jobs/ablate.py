@@ -193,10 +193,14 @@ def base_config(path: str | None) -> training.Config:
     body: dict[str, Any] = {key: dict(value) for key, value in PRESET.items()}
     if path is None:
         return training.from_mapping(body)
-    training.load(path)  # for its errors, which name the line
-    text = Path(path).read_text(encoding="utf-8")
-    own = parse_yaml(text, path).body if Path(path).suffix in (".yaml", ".yml", ".json") else tomllib.loads(text)
-    data = own.get("data", {})
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        own = parse_yaml(text, path).body if Path(path).suffix in (".yaml", ".yml", ".json") else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise training.ConfigError(f"cannot read config {path}: {error}") from error
+    if not isinstance(own, dict):
+        raise training.ConfigError(f"{path}: a config is a mapping; see docs/training.md")
+    data = own["data"] if isinstance(own.get("data"), dict) else {}
     taken = [key for key in ("out", "seed", "phase") if key in own]
     taken += [f"data.{key}" for key in ("path", "sources", "held_out") if key in data]
     if taken:
@@ -205,7 +209,11 @@ def base_config(path: str | None) -> training.Config:
         )
     for key, value in own.items():
         body[key] = {**body.get(key, {}), **value} if isinstance(value, dict) else value
-    return training.from_mapping(body)
+    try:
+        return training.from_mapping(body, lambda keys: str(path))
+    except training.ConfigError:
+        training.load(path)  # whose errors name the line; what is wrong only beside the preset, it does not know
+        raise
 
 
 def most_tokens(base: training.Config, held: int) -> int:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import ablation_models, ablation_texts
-from jobs.ablate import Asked, ablate, dry_run
+from jobs.ablate import Asked, ablate, base_config, dry_run
 from jobs.ablation_texts import HELD, UNREAD, HeldOut, Set, deal, open_set, shared_lines
 from jobs.runs import Run
 from jobs.store import RunFolder
@@ -409,6 +409,15 @@ def test_what_cannot_be_compared_is_said_in_a_line(
     with pytest.raises(kind, match=message) as caught:
         ablate(Asked(**given), str(tmp_path / "out"), 1, lambda line: None)
     assert "\n" not in str(caught.value)
+
+
+def test_a_config_changes_what_it_names_and_the_preset_holds_for_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("data: {batch_tokens: 1024}\noptim: {lr: 0.01}\n")
+    found = base_config(str(tmp_path / "own.yaml"))
+    assert (found.data.batch_tokens, found.data.seq_len, found.optim.lr, found.optim.name) == (1024, 256, 0.01, "muon")
+    (tmp_path / "own.yaml").write_text("data: {batch_tokens: 1000}\n")
+    with pytest.raises(ConfigError, match="must be a multiple of seq_len"):
+        base_config(str(tmp_path / "own.yaml"))
 
 
 def test_recipes_of_other_extraction_and_equal_recipes_are_refused(finished: Run, tmp_path: Path) -> None:
