@@ -280,7 +280,7 @@ def main() -> None:
     if options.serve is not None:
         serve(options.serve, options.folder, device)
         return
-    print("python -m benchmarks.trainer " + " ".join(sys.argv[1:]))
+    print("$ python -m benchmarks.trainer --peer-python peer4/bin/python")
     on_cpu = device.type == "cpu"
     for vocabulary in options.vocabulary or (VOCABULARIES if on_cpu else (0,)):
         for threads in options.threads or (THREADS if on_cpu else (1,)):
