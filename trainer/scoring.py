@@ -6,7 +6,7 @@ token, such as letters, cost nothing beyond their context. What many contexts be
 computed once too, and its keys and values are kept.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -91,12 +91,15 @@ class Scorer:
     def _batches(self, requests: Sequence[Request]) -> Iterator[tuple[_Given, list[_Row]]]:
         """Rows of similar length, the longest first: what is too much for the memory fails at once. Each with what all of
         them begin with, which the rows leave out."""
+        ordered = sorted(self._rows(requests), key=lambda row: (-row.length, row.numbers))
+        starts = [row.context[:PREFIX] if self.share and len(row.context) > PREFIX else () for row in ordered]
+        often = Counter(starts)
         clusters: dict[tuple[int, ...], list[_Row]] = defaultdict(list)
-        for row in sorted(self._rows(requests), key=lambda row: (-row.length, row.numbers)):
-            clusters[row.context[:PREFIX] if self.share and len(row.context) > PREFIX else ()].append(row)
+        for row, begin in zip(ordered, starts, strict=True):
+            clusters[begin if often[begin] > 1 else ()].append(row)
         for begin, rows in clusters.items():
             given = _Given((), Cache())
-            if begin and len(rows) > 1:
+            if begin:
                 given = self._read(rows)
                 rows = [row._replace(context=row.context[len(given.tokens) :]) for row in rows]
             start = 0

@@ -121,6 +121,16 @@ def test_what_contexts_begin_with_is_computed_once(shape: config.Model) -> None:
     assert scorer.computed < apart.computed / 6
 
 
+def test_contexts_that_begin_in_their_own_way_are_computed_together() -> None:
+    model = tiny.model(tiny.shape())
+    requests = [Request(tuple(range(n, n + 40)), (n,)) for n in range(16)]
+    scorer = Scorer(model, 64, 64 * 8)
+    told: list[int] = []
+    scorer.told = lambda done, of: told.append(done)
+    scorer(requests)
+    assert len(told) == 2
+
+
 def test_many_continuations_of_one_context_are_divided_into_rows() -> None:
     model = tiny.model(tiny.shape())
     requests = [Request((1, 2), (n, n + 1, n + 2)) for n in range(200)]
