@@ -35,6 +35,7 @@ from trainer.checkpoint_files import (
     STATE,
     THREADS,
     CheckpointError,
+    complete,
     damage,
     digest,
     full,
@@ -203,13 +204,7 @@ class Checkpoints:
 
     def list(self) -> Sequence[tuple[int, Path]]:
         """Steps and folders of the complete checkpoints, oldest first."""
-        found = []
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                named = NAME.fullmatch(path.name)
-                if named and (path / MANIFEST).exists():
-                    found.append((int(named[1]), path))
-        return sorted(found)
+        return complete(self.folder)
 
     def latest(self, good: bool = False) -> Path | None:
         """The newest checkpoint, or the newest that was promoted: the same on all ranks, which must all ask."""

@@ -28,6 +28,17 @@ class CheckpointError(StorageError):
     """A checkpoint that cannot be written, or cannot be read: names it, says why, and which other can be used."""
 
 
+def complete(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of the complete checkpoints in a folder, oldest first; none where there is no folder."""
+    found = []
+    if folder.is_dir():
+        for path in folder.iterdir():
+            named = NAME.fullmatch(path.name)
+            if named and (path / MANIFEST).exists():
+                found.append((int(named[1]), path))
+    return sorted(found)
+
+
 def manifest(path: Path | str) -> dict[str, Any]:
     """The manifest of a checkpoint: `about`, the files, `sha256` of it all. Raises CheckpointError where it is damaged."""
     path = Path(path)

@@ -90,16 +90,17 @@ def bench(
 
 def _checkpoint(start: str) -> str:
     """The checkpoint that --from means: itself, or the newest of a run's folder. Raises ConfigError."""
+    from trainer.checkpoint_files import complete
     from trainer.config import ConfigError
 
-    folder = Path(start)
-    if (folder / "checkpoints").is_dir():
-        folder = max((folder / "checkpoints").glob("step-*"), default=folder / "checkpoints" / "step-*")
-    if not folder.exists():
+    given = Path(start)
+    of_run = given / "checkpoints"
+    found = [path for _, path in complete(of_run)] if of_run.is_dir() else [given] if given.exists() else []
+    if not found:
         raise ConfigError(
             f"--from {start}: there is no such checkpoint; name a run, or a folder such as runs/a/checkpoints/step-00001000"
         )
-    return str(folder)
+    return str(found[-1])
 
 
 def _show_plan(loaded: Any, hardware: str | None) -> None:

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.errors import StorageError, UsageError
+from pipeline.errors import UsageError
+from trainer.evaluation_commands import write_report
 
 if TYPE_CHECKING:
     from trainer.contamination import Confound, Finding, Options, Published, TextLikelihood
@@ -98,7 +99,7 @@ def contamination(
             "dtype": computed_in, "tokenizer": found.vocabulary.sha256,
         }  # fmt: skip
         of_sets = {one.name: to_json(one, findings[one.name], warned[one.name], options) for one in read}
-        _write(report, json.dumps({"model": model, "form": form, "sets": of_sets}, indent=1) + "\n")
+        write_report(report, json.dumps({"model": model, "form": form, "sets": of_sets}, indent=1) + "\n")
 
 
 @contextmanager
@@ -254,13 +255,3 @@ def _duration(seconds: float) -> str:
 
 def _say(text: str, style: str | None = None) -> None:
     out.print(escape(text), highlight=False, soft_wrap=True, style=style)
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error

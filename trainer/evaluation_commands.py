@@ -147,7 +147,7 @@ def evaluate(
     _show_tasks(task_results)
     if items is not None:
         rows = (json.dumps(row, ensure_ascii=False) for result in task_results for row in result.items)
-        _write(items, "".join(f"{row}\n" for row in rows))
+        write_report(items, "".join(f"{row}\n" for row in rows))
     if report is not None:
         body = {
             "model": {
@@ -157,7 +157,7 @@ def evaluate(
             "texts": {r.name: _of_texts(r) for r in text_results},
             "tasks": {r.task.name: _of_task(r) for r in task_results},
         }  # fmt: skip
-        _write(report, json.dumps(body, indent=1) + "\n")
+        write_report(report, json.dumps(body, indent=1) + "\n")
 
 
 @contextmanager
@@ -260,7 +260,8 @@ def _of_metric(metric: "Metric") -> Mapping[str, float | None]:
     return {"value": metric.value, "standard_error": metric.error}
 
 
-def _write(path: Path, text: str) -> None:
+def write_report(path: Path, text: str) -> None:
+    """Writes a file of figures, whole or not at all. Raises StorageError."""
     draft = path.with_name(f".{path.name}.tmp")
     try:
         draft.write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.errors import UsageError
 from trainer import config
-from trainer.checkpoint_files import MANIFEST, STATE, CheckpointError, damage, manifest
+from trainer.checkpoint_files import MANIFEST, STATE, CheckpointError, complete, damage, manifest
 from trainer.huggingface import CONFIG, DTYPES, ModelError, read_config, read_tensors
 from trainer.model import Decoder
 from trainer.vocabulary import Vocabulary, begin_beside, end_beside
@@ -89,10 +89,10 @@ def run_config(run: Path) -> config.Config | None:
 
 
 def _newest(run: Path) -> Path:
-    found = [path for path in (run / "checkpoints").glob("step-*") if (path / MANIFEST).exists()]
+    found = complete(run / "checkpoints")
     if not found:
         raise ModelError(f"{run} has no checkpoint yet")
-    return max(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return found[-1][1]
 
 
 def _of_checkpoint(
