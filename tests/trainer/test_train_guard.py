@@ -213,16 +213,18 @@ def test_a_disk_that_is_full_for_a_while_or_to_the_end(data: Path, tmp_path: Pat
 
             def learns(step: Any, rate: float) -> Any:
                 if step.number == first:
-                    # What is left of a page of the disk could hold the lines of some steps.
-                    metrics = trainer.folder / "metrics.jsonl"
-                    with metrics.open("ab") as file:
-                        file.write(b"\n" * (-metrics.stat().st_size % 4096))
+                    # A save under way would take or give room after the disk is full, and say so in the file of metrics.
+                    trainer.checkpoints._join()
                     try:
                         with filler.open("wb", buffering=0) as file:
                             while True:
                                 file.write(bytes(4096))
                     except OSError:
                         pass
+                    # What is left of a page of the disk could hold the lines of some steps.
+                    metrics = trainer.folder / "metrics.jsonl"
+                    with metrics.open("ab") as file:
+                        file.write(b"\n" * (-metrics.stat().st_size % 4096))
                 if step.number == last:
                     filler.unlink()
                 return learn(step, rate)
