@@ -20,6 +20,7 @@ from jobs import (
     decontamination_commands,
     dedup_commands,
     mix_commands,
+    plan_commands,
     token_commands,
     tokenizer_commands,
 )
@@ -54,6 +55,7 @@ app.command()(evaluation_commands.export)
 app.command("import")(evaluation_commands.import_)
 app.command()(contamination_commands.contamination)
 app.command()(ablate_commands.ablate)
+app.command(epilog="Example: crawlmill plan --input demo/web --sample 10% --plan demo/plan.json")(plan_commands.plan)
 app.add_typer(scaling_commands.scaling_app, name="scaling")
 app.command()(scaling_commands.budget)
 
