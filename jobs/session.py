@@ -14,25 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jobs import settings
 from pipeline import errors
 from pipeline.errors import CrawlmillError, UsageError
 
 Watch = Callable[[int, int], None]
 """Called with (tasks done, tasks in all) while a stage runs."""
-
-_DEFAULTS = {
-    "spark.sql.session.timeZone": "UTC",
-    "spark.python.worker.reuse": "true",
-    "spark.task.maxFailures": "4",
-}
-
-_LOCAL = {
-    "spark.ui.enabled": "false",
-    "spark.driver.host": "localhost",
-    "spark.driver.bindAddress": "127.0.0.1",
-    "spark.driver.memory": "2g",
-    "spark.ui.showConsoleProgress": "false",
-}
 
 
 def session(app: str, master: str | None = None) -> Any:
@@ -47,23 +34,19 @@ def session(app: str, master: str | None = None) -> Any:
         return running
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    settings = dict(_DEFAULTS)
     # spark-submit has started a JVM already and has told it the master.
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
-    if not submitted:
+    if submitted:
+        chosen = settings.wanted((given := _submitted_with()).get("spark.master", "local"), given, submitted)
+    else:
         _check_java()
         # All cores, and as on a cluster a task whose worker was killed is tried again, twice.
-        settings["spark.master"] = master or "local[*,3]"
-        if settings["spark.master"].startswith("local"):
-            log4j = Path(__file__).with_name("log4j2.properties")
-            # The JVM only schedules and shuffles bytes here: compiling quickly beats compiling well (of 34 CPU seconds
-            # over the 7,077 pages of the sample crawl it took 9.6, and takes 5.2 so).
-            java = f"-Dlog4j2.configurationFile=file:{log4j} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-            settings |= _LOCAL | {"spark.driver.extraJavaOptions": java}
+        chosen = {"spark.master": master or "local[*,3]"}
+        chosen |= settings.wanted(chosen["spark.master"], settings.given_in_files(os.environ, _spark_home()), submitted)
     # What goes wrong between here and the JVM is raised as well; Py4J's account of it in between helps nobody.
     logging.getLogger("py4j").setLevel(logging.CRITICAL + 1)
     builder = SparkSession.builder.appName(f"crawlmill {app}")
-    for key, value in settings.items():
+    for key, value in chosen.items():
         builder = builder.config(key, value)
     if submitted:
         return builder.getOrCreate()
@@ -74,6 +57,20 @@ def session(app: str, master: str | None = None) -> Any:
         # PySpark puts a handler of its own here, which cancels jobs and reports each at length.
         signal.signal(signal.SIGINT, interrupted)
     return started
+
+
+def _submitted_with() -> dict[str, str]:
+    """All that spark-submit was told, on its command line and in files."""
+    from pyspark import SparkConf, SparkContext
+
+    SparkContext.getSystemProperty("spark.master")  # meets the JVM, of which a SparkConf then takes what it was told
+    return dict(SparkConf().getAll())
+
+
+def _spark_home() -> str:
+    import pyspark
+
+    return os.environ.get("SPARK_HOME") or str(Path(pyspark.__file__).parent)
 
 
 @contextmanager
