@@ -4,13 +4,13 @@ The only shuffle of a run: decided rows travel to the shard of their id, each wi
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from jobs import decontaminate, deduplicate, score
+from jobs import decontaminate, deduplicate, observe, score
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
 from jobs.runs import Run, existing_run, read_compared
 from jobs.session import Watch, session
@@ -157,7 +157,7 @@ def redecide(source: str, recipe: Recipe, output: str, index: str | None = None,
             f"recipe {recipe.name!r} edits lines in another way than the run; that needs a new `crawlmill run`"
         )
     own = {
-        **{key: value for key, value in measures.info.items() if key != "index"},
+        **{key: value for key, value in measures.info.items() if key not in ("index", "attempts")},
         "recipe": recipe.model_dump(mode="json"),
         "recipe_digest": recipe.digest,
         "measures": measures.folder.absolute(),
@@ -178,14 +178,17 @@ def redecide(source: str, recipe: Recipe, output: str, index: str | None = None,
         spark = None
         if sum(m["text_bytes"] for m in measures.manifests("extract")) > IN_PROCESS_BYTES:
             spark = session("redecide")
-        score.score(spark, run, measures, watch=watch)
-        run.record(score.STAGE, done=True)
-        deduplicate.deduplicate(spark, run, measures, index, watch=watch)
-        run.record(deduplicate.STAGE, done=True)
-        decontaminate.decontaminate(spark, run, measures, watch=watch)
-        run.record(decontaminate.STAGE, done=True)
-        curate(spark, run, measures, watch=watch)
-        run.record(STAGE, done=True)
+        stages: dict[str, Callable[[], None]] = {
+            score.STAGE: lambda: score.score(spark, run, measures, watch=watch),
+            deduplicate.STAGE: lambda: deduplicate.deduplicate(spark, run, measures, index, watch=watch),
+            decontaminate.STAGE: lambda: decontaminate.decontaminate(spark, run, measures, watch=watch),
+            STAGE: lambda: curate(spark, run, measures, watch=watch),
+        }
+        with observe.measuring(run, tuple(stages)) as meter:
+            for name, do in stages.items():
+                with meter.stage(name):
+                    do()
+                run.record(name, done=True)
     return run
 
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from jobs import observe
+from jobs.measures import Probe
 from jobs.session import Watch, slice_count, watched
 
 MOST_PARTITIONS = 20_000
@@ -49,28 +51,38 @@ def exchange(
 
     Raises the CrawlmillError that a task raised, as itself.
     """
+    steps = [f"{name}: send", *(f"{name}: receive{f' {n}' if n > 1 else ''}" for n in range(1, len(hops) + 1))]
+    steps = steps if hops else [name]
+    probes = observe.probes(spark, steps)
     if spark is None:
-        _in_process(tasks, send, hops)
+        with observe.step(name, steps):
+            _in_process(tasks, send, hops, probes)
         return
     slices = slice_count(spark, len(tasks), partitions, least) or 1
     total = slices
-    moving = spark.sparkContext.parallelize(tasks, slices).flatMap(partial(_packed, send))
-    for hop in hops:
+    moving = spark.sparkContext.parallelize(tasks, slices)
+    moving = moving.mapPartitionsWithIndex(partial(probes[0].over, partial(_packed, send)))
+    for hop, probe in zip(hops, probes[1:], strict=True):
         n = min(slice_count(spark, hop.n_buckets, None, least) if hop.light else hop.n_buckets, MOST_PARTITIONS)
         total += n
-        moving = moving.partitionBy(n, int).mapPartitionsWithIndex(partial(_receive, hop, n))
-    watched(spark, name, lambda: moving.foreach(_nothing_left), watch, total)
+        moving = moving.partitionBy(n, int).mapPartitionsWithIndex(partial(probe.around, partial(_receive, hop, n)))
+    watched(spark, name, lambda: moving.foreach(_nothing_left), watch, total, steps)
 
 
-def _in_process(tasks: Sequence[Any], send: Callable[[Any], Iterable[Parcel]], hops: Sequence[Hop]) -> None:
-    parcels: list[Parcel] = [parcel for task in tasks for parcel in send(task)]
-    for hop in hops:
+def _in_process(
+    tasks: Sequence[Any], send: Callable[[Any], Iterable[Parcel]], hops: Sequence[Hop], probes: Sequence[Probe]
+) -> None:
+    parcels: list[Parcel] = [
+        parcel for index, task in enumerate(tasks) for parcel in probes[0].over(send, index, [task])
+    ]
+    for hop, probe in zip(hops, probes[1:], strict=True):
         held: dict[int, dict[str, list[pa.Table]]] = {}
         for bucket, kind, table in parcels:
             held.setdefault(bucket, {}).setdefault(kind, []).append(table)
         sent: list[Parcel] = []
         for bucket in range(hop.n_buckets):
-            sent += hop.act(bucket, _joined(held.pop(bucket, {}))) or ()
+            act = partial(_act, hop, _joined(held.pop(bucket, {})))
+            sent += probe.over(act, bucket, [bucket])
         parcels = sent
     for bucket, kind, _ in parcels:
         _nothing_left((bucket, (kind, b"")))

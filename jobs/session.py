@@ -1,6 +1,7 @@
 """The Spark session that every job shares, and the one way in which jobs hand work to it."""
 
 import atexit
+import itertools
 import logging
 import os
 import re
@@ -10,11 +11,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs import settings
+from jobs import observe, settings, spark_metrics
 from pipeline import errors
 from pipeline.errors import CrawlmillError, UsageError
 
@@ -135,40 +137,72 @@ def for_each(
     """
     if not tasks:
         return
-    context = spark.sparkContext
     slices = slice_count(spark, len(tasks), partitions, least)
-    watched(spark, name, lambda: context.parallelize(tasks, slices).foreach(function), watch, slices)
+    (probe,) = observe.probes(spark, [name])
+    moving = spark.sparkContext.parallelize(tasks, slices).mapPartitionsWithIndex(partial(probe.over, function))
+    watched(spark, name, lambda: moving.foreach(_ignore), watch, slices, [name])
 
 
-def watched(spark: Any, name: str, action: Callable[[], Any], watch: Watch | None, total: int) -> Any:
-    """Runs a Spark action while telling `watch` how many tasks are done."""
+def _ignore(_: Any) -> None:
+    """Functions that leave their results in the run folder yield nothing."""
+
+
+_groups = itertools.count(1)
+
+
+def watched(
+    spark: Any, name: str, action: Callable[[], Any], watch: Watch | None, total: int, phases: Sequence[str] = ()
+) -> Any:
+    """Runs a Spark action as the step `name` of a run, while telling `watch` how many tasks are done.
+
+    `phases` are the steps that the stages of the action are, in their order, where they are measured apart.
+    """
     context = spark.sparkContext
-    context.setJobGroup(name, f"crawlmill {name}")
+    meter = observe.current()
+    # Names come again, and a group has all jobs that ever had its name.
+    group = f"crawlmill {next(_groups)}: {name}"
+    stage = meter.now.stage if meter else None
+    context.setJobGroup(group, name if stage in (None, name) else f"{stage}: {name}")
     done = threading.Event()
+    with meter.step(name, phases, context) if meter else nullcontext() as step:
 
-    def poll() -> None:
-        tracker = context.statusTracker()
-        while not done.wait(0.25):
-            stages = [
-                tracker.getStageInfo(s)
-                for j in tracker.getJobIdsForGroup(name)
-                for s in getattr(tracker.getJobInfo(j), "stageIds", ())
-            ]
-            known = [s for s in stages if s is not None]
-            if known and watch:
-                watch(sum(s.numCompletedTasks for s in known), max(total, sum(s.numTasks for s in known)))
+        def poll() -> None:
+            while not done.wait(0.25 if watch else 1.0):
+                known = [s for s in _spark_stages(context, group) if s is not None]
+                if not known:
+                    continue
+                finished, every = sum(s.numCompletedTasks for s in known), max(total, sum(s.numTasks for s in known))
+                if watch:
+                    watch(finished, every)
+                if meter and step:
+                    meter.progress(finished, every)
+                    failed = {s.stageId: s.numFailedTasks for s in known if s.numFailedTasks}
+                    if sum(failed.values()) > step.failed:
+                        step.failed = sum(failed.values())
+                        for number in failed:
+                            meter.tell_failures(step, context, number)
 
-    thread = threading.Thread(target=poll, daemon=True) if watch else None
-    if thread:
-        thread.start()
-    try:
-        return action()
-    except Exception as error:
-        raise (_as_ours(error) or error) from error
-    finally:
-        done.set()
+        thread = threading.Thread(target=poll, daemon=True) if watch or meter else None
+        lost = spark_metrics.lost_executors(context) if meter else 0
         if thread:
-            thread.join(timeout=2)
+            thread.start()
+        try:
+            return action()
+        except Exception as error:
+            raise (_as_ours(error) or error) from error
+        finally:
+            done.set()
+            if thread:
+                thread.join(timeout=2)
+            if meter and step:
+                meter.settle(step, context, group, lost)
+
+
+def _spark_stages(context: Any, group: str) -> list[Any]:
+    """What Spark says of the stages of a group's jobs."""
+    tracker = context.statusTracker()
+    jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
+    return [tracker.getStageInfo(s) for job in jobs if job for s in job.stageIds]
 
 
 _RAISED = re.compile(r"pipeline\.errors\.(\w+): (.*)")
