@@ -17,6 +17,7 @@ from rich.table import Table
 from jobs import (
     ablate_commands,
     classifier_commands,
+    crawl_commands,
     decontamination_commands,
     dedup_commands,
     mix_commands,
@@ -55,6 +56,8 @@ app.command()(evaluation_commands.export)
 app.command("import")(evaluation_commands.import_)
 app.command()(contamination_commands.contamination)
 app.command()(ablate_commands.ablate)
+app.command(epilog="Example: crawlmill fetch CC-MAIN-2025-26 --files 8 --seed 1 --output crawl")(crawl_commands.fetch)
+app.command(epilog="Example: crawlmill select CC-MAIN-2025-26 --language isl --output isl")(crawl_commands.select)
 app.command(epilog="Example: crawlmill plan --input demo/web --sample 10% --plan demo/plan.json")(plan_commands.plan)
 app.add_typer(scaling_commands.scaling_app, name="scaling")
 app.command()(scaling_commands.budget)
