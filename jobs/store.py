@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.measures import count
 from pipeline.errors import StorageError, UsageError
 
 ROW_GROUP = 8192
@@ -104,6 +105,8 @@ class RunFolder:
         pq.write_table(table, sink, compression=compression, row_group_size=row_group)
         body = sink.getvalue()
         self._write(name, lambda file: file.write(body))
+        count("rows_written", table.num_rows)
+        count("bytes_written", body.size)
         return {"rows": table.num_rows, "bytes": body.size, "sha256": hashlib.sha256(body).hexdigest()}
 
     def write_json(self, name: str, value: Any) -> None:
@@ -122,7 +125,9 @@ class RunFolder:
         Raises StorageError.
         """
         with self._opened(name) as file:
-            yield Sink(file)
+            sink = Sink(file)
+            yield sink
+        count("bytes_written", sink.tell())
 
     def _write(self, name: str, write: Any) -> None:
         with self._opened(name) as file:
@@ -182,7 +187,7 @@ class RunFolder:
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Reads one file of a table. Raises StorageError where it is missing or damaged."""
-        return self._read(name, lambda file: file.read(columns))
+        return self._read(name, lambda file: _counted(file, file.read(columns)))
 
     def read_rows(self, name: str, column: str, values: np.ndarray, columns: list[str]) -> pa.Table:
         """The rows of one file, which is sorted by `column`, that hold one of `values` (sorted) there.
@@ -200,7 +205,7 @@ class RunFolder:
                 first, last = np.searchsorted(values, np.array([bounds.min, bounds.max], values.dtype))
                 if first < len(values) and (last > first or values[first] == values.dtype.type(bounds.max)):
                     wanted.append(number)
-            rows = file.read_row_groups(wanted, columns)
+            rows = _counted(file, file.read_row_groups(wanted, columns), wanted)
             return rows.filter(pa.array(np.isin(rows.column(column).to_numpy(), values)))
 
         return self._read(name, read)
@@ -343,6 +348,16 @@ def _upload(file: Any) -> Iterator[BinaryIO]:
             file.closed = True
         raise
     file.close()
+
+
+def _counted(file: pq.ParquetFile, table: pa.Table, groups: Sequence[int] | None = None) -> pa.Table:
+    """A table that was read of a file, or of some of its row groups: its rows and bytes are those of the task."""
+    groups = range(file.num_row_groups) if groups is None else groups
+    names, told = set(table.column_names), file.metadata
+    columns = [c for c in range(told.num_columns) if told.schema.column(c).path.split(".")[0] in names]
+    count("rows_read", table.num_rows)
+    count("bytes_read", sum(told.row_group(g).column(c).total_compressed_size for g in groups for c in columns))
+    return table
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
