@@ -20,6 +20,7 @@ from jobs import (
     crawl_commands,
     decontamination_commands,
     dedup_commands,
+    failures,
     mix_commands,
     plan_commands,
     token_commands,
@@ -133,6 +134,12 @@ def run(
             help="Share of input files or bytes that may be unreadable, instead of the recipe's.", min=0, max=1
         ),
     ] = None,
+    retry_quarantined: Annotated[
+        bool,
+        typer.Option(
+            "--retry-quarantined", help="Try again what ended the workers that touched it, also after an upgrade."
+        ),
+    ] = False,
 ) -> None:
     """Run the whole pipeline: archives in, curated shards and the ledger out. Recipes name other sources, too: `wikipedia`,
     `books`, `text` (Parquet, JSONL) and `code` read what their names say.
@@ -161,6 +168,7 @@ def run(
                 master=master,
                 index=index,
                 progress=bar,
+                retry_quarantined=retry_quarantined,
             )
         except CrawlmillError as error:
             if error.exit_code != 3:
@@ -183,6 +191,7 @@ def run(
         )
     else:
         out.print(f"{upto} done in {escape(output)}; run again without --upto to complete it", highlight=False)
+    failures.show_quarantined(out, done)
     if problem is not None:
         raise problem
 
@@ -212,7 +221,10 @@ def explain(
         str | None, typer.Argument(help="A finished run; with --token a folder of tokens or a mix.", show_default=False)
     ] = None,
     key: Annotated[
-        str | None, typer.Argument(help="URL, doc_id or FILE:OFFSET. Without it, one example of each outcome.")
+        str | None,
+        typer.Argument(
+            help="URL, doc_id or FILE:OFFSET. Without it, one example of each outcome, and what could not be read."
+        ),
     ] = None,
     token: Annotated[
         str | None,
@@ -263,6 +275,8 @@ def explain(
                 out.print_json(json.dumps({**row, "measures": table, "text": body}, default=str))
             else:
                 _show_record(row, table, body)
+    if key is None and not as_json:
+        failures.show(out, opened)
 
 
 def _show_similar(run: Any, key: str, least: float, as_json: bool) -> None:

@@ -13,7 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.band_index import LEAST_SHARDS, BandIndex, Unit, check_fits, folder_name, make_or_open, parameters
+from jobs.band_index import (
+    LEAST_SHARDS,
+    BandIndex,
+    Unit,
+    check_fits,
+    existing_index,
+    folder_name,
+    make_or_open,
+    parameters,
+)
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
 from jobs.resolve import Resolution, related, resolve
 from jobs.runs import Run, read_scored
@@ -393,6 +402,16 @@ def remove_dump(index: BandIndex, dump: str, spark: Any | None = None) -> None:
             resolve(spark, resolution, partial(exchange, spark))
         # Last, so that a removal that was killed can be asked for again.
         index.folder.remove_tree(results)
+
+
+def forget(run: Run) -> None:
+    """Has the pages of a run hashed and sketched again, since others of them are to be compared."""
+    run.folder.remove_tree("dedup")
+    if run.info.get("index"):
+        index = existing_index(run.info["index"])
+        for unit in index.units():
+            if unit.name == run.info["inputs_digest"][:16]:
+                index.folder.remove(f"{unit.path}/unit.json")
 
 
 def check_index(run: Run, index: str | None) -> None:

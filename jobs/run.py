@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jobs import annotate, curate, decontaminate, deduplicate, extract, observe, score
-from jobs.runs import Run, open_run
+from jobs import annotate, curate, decontaminate, deduplicate, extract, quarantine, score
+from jobs.runs import Run, file_accounts, open_run
 from jobs.session import session
 from pipeline.errors import InputError, UsageError
 from pipeline.recipe import Recipe
@@ -46,10 +46,12 @@ def run(
     master: str | None = None,
     index: str | None = None,
     progress: Progress | None = None,
+    retry_quarantined: bool = False,
 ) -> Run:
     """Runs the stages up to `upto` that are not done yet, and returns the run.
 
-    `index` is a band index that duplicates are looked for in, and that the run is added to.
+    `index` is a band index that duplicates are looked for in, and that the run is added to. `retry_quarantined`: parts of
+    which something was put aside are done again, also by another version than began the run, and so is what follows.
 
     Raises InputError, when everything that could be read is done, if more than the tolerated share could not.
     """
@@ -57,16 +59,18 @@ def run(
         raise UsageError(f"no stage named {upto!r}; stages: {', '.join(STAGES)}")
     progress = progress or Silent()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    opened = open_run(output, recipe, inputs, partitions, cores)
+    opened = open_run(output, recipe, inputs, partitions, cores, other_version=retry_quarantined)
     deduplicate.check_index(opened, index)
     score.check_models(recipe)
     with opened.folder.lock():
         opened.folder.sweep()
+        if retry_quarantined:
+            release(opened)
         opened.save()
-        with observe.measuring(opened, STAGES) as meter:
-            _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, index, progress, meter)
+        _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, index, progress)
         # Workers outlive a killed run for a moment, and may have begun a file since the folder was swept.
         opened.folder.sweep()
+        opened.note("quarantined", quarantine.summary(opened))
     check_inputs(opened)
     return opened
 
@@ -78,7 +82,6 @@ def _stages(
     master: str | None,
     index: str | None,
     progress: Progress,
-    meter: observe.Meter,
 ) -> None:
     todo = [name for name in names if not opened.is_done(name)]
     if not todo:
@@ -95,19 +98,38 @@ def _stages(
     for name in todo:
         progress.stage(name, opened)
         began = time.monotonic()
-        with meter.stage(name):
-            actions[name]()
+        actions[name]()
         opened.record(name, done=True, seconds=round(time.monotonic() - began, 3))
+
+
+def release(opened: Run) -> None:
+    """Has the parts done again of which something was put aside, and every stage that saw what was left of them."""
+    notes = quarantine.put_aside_of(opened)
+    if not notes:
+        return
+    first = min(STAGES.index(stage) for stage in notes)
+    for stage, parts in notes.items():
+        for later in quarantine.STAGES[quarantine.STAGES.index(stage) :]:
+            for note in parts:
+                opened.folder.remove(f"_manifests/{later}/{note['part']}.json")
+    for stage in STAGES[first:]:
+        opened.info["stages"].pop(stage, None)
+    deduplicate.forget(opened)
+    opened.folder.remove_tree(decontaminate.WORK)
 
 
 def check_inputs(opened: Run) -> None:
     """Raises InputError where more of the inputs could not be read than the recipe tolerates."""
-    facts = [m for m in opened.manifests(extract.STAGE) if m.get("unreadable") or m.get("bytes_lost")]
+    manifests = opened.manifests(extract.STAGE)
     n_files = max(1, len(opened.info["inputs"]))
     size = max(1, sum(i["size"] or 0 for i in opened.info["inputs"]))
-    problems = {path: why for m in facts for path, why in m.get("unreadable", {}).items()}
+    problems = {path: why for m in manifests for path, why in m.get("unreadable", {}).items()}
+    limit = opened.recipe.inputs.tolerate_file
+    for file in file_accounts(opened):
+        if file.lost_share > limit and file.path not in problems:
+            problems[file.path] = f"{file.in_words()}; the recipe tolerates {limit:.1%} of a file"
     unreadable = sorted(problems)
-    lost = sum(m.get("bytes_lost", 0) for m in facts)
+    lost = sum(m.get("bytes_lost", 0) for m in manifests)
     tolerated = opened.recipe.inputs.tolerate
     if len(unreadable) / n_files > tolerated or lost / size > tolerated:
         named = f" ({', '.join(unreadable[:3])}{', …' if len(unreadable) > 3 else ''})" if unreadable else ""
@@ -117,7 +139,7 @@ def check_inputs(opened: Run) -> None:
         raise InputError(
             f"{len(unreadable)} of {n_files} input files could not be read{named}, {lost:,} of {size:,} bytes are "
             f"damaged; the recipe tolerates {tolerated:.1%}. Everything else was processed; the ledger of "
-            f"{opened.folder.path} lists what was not (reason source.damaged)"
+            f"{opened.folder.path} lists what was not (reason source.damaged), and `crawlmill explain` of it the worst files"
         )
 
 

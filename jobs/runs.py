@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from jobs.quarantine import marked
 from jobs.store import RunFolder
 from pipeline.annotation import measured_schema
 from pipeline.errors import InputError, UsageError
@@ -21,6 +24,7 @@ from pipeline.sources.formats import Part as SourcePart
 from pipeline.sources.formats import parts, wanted
 from pipeline.sources.inputs import ARCHIVE, InputFile, Wanted, expand
 from pipeline.sources.options import TREES
+from pipeline.tables import Outcome
 
 SPLIT_BYTES = 64_000_000
 """Compressed bytes a task reads at most: a Common Crawl WARC of 1 GB is sixteen tasks."""
@@ -98,9 +102,48 @@ class Run:
         self.info["stages"].setdefault(stage, {}).update(facts)
         self.save()
 
+    def note(self, name: str, facts: Any) -> None:
+        """Notes something of the whole run in run.json, if it is anything."""
+        if facts:
+            self.info[name] = facts
+        if facts or self.info.pop(name, None):
+            self.save()
+
     def save(self) -> None:
         """Writes run.json."""
         self.folder.write_json("run.json", self.info)
+
+
+class FileAccount(NamedTuple):
+    """What became of one input file: records read, those with outcome error after extraction, bytes lost, and its size."""
+
+    path: str
+    read: int
+    errors: int
+    lost: int
+    size: int
+
+    @property
+    def lost_share(self) -> float:
+        """The larger one of the shares of records and of bytes."""
+        return max(self.errors / max(1, self.read), self.lost / max(1, self.size))
+
+    def in_words(self) -> str:
+        """That in one line."""
+        return f"{self.errors:,} of {self.read:,} records failed, {self.lost:,} of {self.size:,} bytes are damaged"
+
+
+def file_accounts(run: Run) -> list[FileAccount]:
+    """The files of which something could not be read, the worst first."""
+    read, errors, lost = Counter[str](), Counter[str](), Counter[str]()
+    for manifest in run.manifests("extract"):
+        for path, file in manifest.get("files", {}).items():
+            read[path] += file["read"]
+            errors[path] += file["errors"]
+            lost[path] += file["lost"]
+    sizes = {file["path"]: file["size"] or 0 for file in run.info["inputs"]}
+    found = [FileAccount(p, read[p], errors[p], lost[p], sizes.get(p, 0)) for p in read if errors[p] or lost[p]]
+    return sorted(found, key=lambda file: (-file.lost_share, file.path))
 
 
 class Part(NamedTuple):
@@ -119,7 +162,34 @@ def read_part(folder: RunFolder, part: str, recipe: Recipe) -> Part:
     if not recipe.line_edits():
         # A run that was measured with line edits can be decided without them: the raw signals are all there.
         edits = edits.slice(0, 0)
-    return Part(records, documents, signals.select(["doc_id", *measured_schema(recipe).names]), edits)
+    read = Part(records, documents, signals.select(["doc_id", *measured_schema(recipe).names]), edits)
+    return without(read, marked(signals), "annotate.quarantined")
+
+
+def without(part: Part, lost: dict[str, str], reason: str) -> Part:
+    """The part with the documents that are `lost`, by id with the error, as errors for that reason."""
+    if not lost:
+        return part
+    records, *measures = part
+    ids = pa.array(list(lost), pa.string())
+    gone = pc.and_(pc.is_in(records.column("doc_id"), value_set=ids), pc.is_null(records.column("outcome")))
+    errors = pa.array([lost.get(doc_id) for doc_id in records.column("doc_id").to_pylist()], pa.string())
+    hits = pa.array([[reason]] * records.num_rows, records.schema.field("gate_hits").type)
+    values = {"outcome": Outcome.ERROR.value, "reason": reason, "gate_hits": hits, "error": errors}
+    for name, value in values.items():
+        at = records.schema.get_field_index(name)
+        records = records.set_column(at, records.schema.field(at), pc.if_else(gone, value, records.column(at)))
+    kept = (t.filter(pc.invert(pc.is_in(t.column("doc_id"), value_set=ids))) for t in measures)
+    return Part(records, *(table.combine_chunks() for table in kept))
+
+
+def places(folder: RunFolder, part: str, lost: dict[str, str]) -> list[dict[str, Any]]:
+    """Where the documents lie that are `lost`, by id with the error: what `quarantine.put_aside` notes."""
+    columns = {"warc_file": "file", "warc_offset": "offset", "warc_length": "length", "doc_id": "doc_id"}
+    records = folder.read_table(f"records/part-{part}.parquet", [*columns, "outcome"])
+    undecided = records.filter(records.column("outcome").is_null()).select(list(columns)).rename_columns(columns)
+    rows = undecided.filter(pc.is_in(undecided.column("doc_id"), value_set=pa.array(list(lost), pa.string())))
+    return [{**row, "error": lost[row["doc_id"]]} for row in rows.to_pylist()]
 
 
 class Scored(NamedTuple):
@@ -138,6 +208,7 @@ def read_scored(measures: RunFolder, own: RunFolder, part: str, recipe: Recipe) 
     if not recipe.score.scores:
         return Scored(read, None)
     scores = own.read_table(f"scores/part-{part}.parquet")
+    read = without(read, marked(scores), "score.quarantined")
     if recipe.score.ranks:
         scores = with_quality(scores, recipe.score, read_ranks(own, recipe))
     if any(head.cut_sentences is not None for head in recipe.score.heads.values()):
@@ -186,6 +257,11 @@ def commit(folder: RunFolder, stage: str, part: str, tables: dict[str, pa.Table]
     folder.write_json(f"_manifests/{stage}/{part}.json", {"part": part, "tables": written, **facts})
 
 
+def is_committed(folder: RunFolder, stage: str, part: str) -> bool:
+    """Whether a part's manifest is there."""
+    return folder.read_bytes(f"_manifests/{stage}/{part}.json") is not None
+
+
 def code_version() -> str:
     """Version of the installed distribution."""
     try:
@@ -210,9 +286,15 @@ def find_inputs(patterns: Sequence[str], wanted: Wanted = ARCHIVE) -> tuple[list
 
 
 def open_run(
-    output: str, recipe: Recipe, patterns: Sequence[str], partitions: int | None = None, cores: int = 1
+    output: str,
+    recipe: Recipe,
+    patterns: Sequence[str],
+    partitions: int | None = None,
+    cores: int = 1,
+    other_version: bool = False,
 ) -> Run:
-    """Opens OUT for this recipe and these inputs: new, or the same run taken up again. Nothing is written yet.
+    """Opens OUT for this recipe and these inputs: new, or the same run taken up again, also by another version of the
+    software where that is asked for. Nothing is written yet.
 
     Raises UsageError where the folder holds something else.
     """
@@ -243,7 +325,10 @@ def open_run(
             "stages": {},
         }
     else:
-        _refuse_other(output, info, recipe, digest)
+        _refuse_other(output, info, recipe, digest, other_version)
+        if info["crawlmill"] != code_version():
+            info.setdefault("begun_by", info["crawlmill"])
+            info["crawlmill"] = code_version()
     return Run(folder, recipe, info)
 
 
@@ -256,7 +341,7 @@ def existing_run(output: str, recipe: Recipe | None = None) -> Run:
     return Run(folder, recipe or Recipe.model_validate(info["recipe"]), info)
 
 
-def _refuse_other(output: str, info: dict[str, Any], recipe: Recipe, inputs_digest: str) -> None:
+def _refuse_other(output: str, info: dict[str, Any], recipe: Recipe, inputs_digest: str, other_version: bool) -> None:
     if info["inputs_digest"] != inputs_digest:
         raise UsageError(f"output {output} holds a run over other inputs (or they changed since); choose a new folder")
     if info["recipe_digest"] != recipe.digest:
@@ -269,9 +354,10 @@ def _refuse_other(output: str, info: dict[str, Any], recipe: Recipe, inputs_dige
             f"output {output} holds a run of recipe {info['recipe']['name']!r} "
             f"({info['recipe_digest'][:8]}), not of {recipe.name!r} ({recipe.digest[:8]}); choose a new folder{hint}"
         )
-    if info["crawlmill"] != code_version():
+    if info["crawlmill"] != code_version() and not other_version:
         raise UsageError(
-            f"output {output} was begun by crawlmill {info['crawlmill']}, this is {code_version()}; choose a new folder"
+            f"output {output} was begun by crawlmill {info['crawlmill']}, this is {code_version()}; choose a new folder "
+            "(or do again only what was quarantined, with --retry-quarantined)"
         )
 
 

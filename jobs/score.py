@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from classifiers.scorer import Scorer
+from jobs import quarantine
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
-from jobs.runs import Run, rank_file, read_part, read_ranks
+from jobs.quarantine import Lost
+from jobs.runs import Run, places, rank_file, read_part, read_ranks
 from jobs.session import Watch
 from jobs.store import RunFolder
 from pipeline.contamination.cuts import stretches, to_extracted
@@ -83,14 +85,42 @@ class _Scores:
         documents = documents.filter(pa.array(kept_rows(documents, signals, self.recipe))).combine_chunks()
         scores, sentences = self._known(part)
         known = pc.is_in(documents.column("doc_id"), value_set=scores.column("doc_id").combine_chunks())
-        new, found = self._scored(documents.filter(pc.invert(known)).combine_chunks(), edits)
-        kept = documents.column("doc_id")
-        scores, sentences = pa.concat_tables([scores, new]), pa.concat_tables([sentences, found])
-        scores = scores.take(pc.index_in(kept, value_set=scores.column("doc_id").combine_chunks()))
-        sentences = sentences.filter(pc.is_in(sentences.column("doc_id"), value_set=kept.combine_chunks()))
+        new = documents.filter(pc.invert(known)).combine_chunks()
+        more, found, lost = self._isolated(own, part, new, edits) if quarantine.retried() else self._all(new, edits)
+        scores, sentences = pa.concat_tables([scores, more]), pa.concat_tables([sentences, found])
+        at = pc.index_in(documents.column("doc_id"), value_set=scores.column("doc_id").combine_chunks())
+        scores = scores.take(at.drop_null())
+        kept = scores.column("doc_id").combine_chunks()
+        sentences = sentences.filter(pc.is_in(sentences.column("doc_id"), value_set=kept))
         order = [(name, "ascending") for name in ("doc_id", "head", "start")]
-        own.write_table(f"scores/part-{part}.parquet", scores)
+        own.write_table(f"scores/part-{part}.parquet", quarantine.mark(scores, lost))
         own.write_table(f"sentences/part-{part}.parquet", sentences.sort_by(order))
+
+    def _all(self, documents: pa.Table, edits: pa.Table) -> tuple[pa.Table, pa.Table, dict[str, str]]:
+        return *self._scored(documents, edits), {}
+
+    def _isolated(
+        self, own: RunFolder, part: str, documents: pa.Table, edits: pa.Table
+    ) -> tuple[pa.Table, pa.Table, dict[str, str]]:
+        """Scores and sentences without the texts that end a worker by themselves, and the ids of these with the error."""
+        _scorer(self.recipe.score)  # opened before children are forked
+        scores, sentences = [self.schema.empty_table()], [SENTENCES.empty_table()]
+        lost: dict[str, str] = {}
+        for piece in quarantine.isolate(
+            lambda start, end: self._scored(documents.slice(start, end - start).combine_chunks(), edits),
+            0,
+            documents.num_rows,
+        ):
+            if isinstance(piece, Lost):
+                gone = documents.column("doc_id").slice(piece.start, piece.end - piece.start)
+                lost |= dict.fromkeys(gone.to_pylist(), piece.why)
+            else:
+                scores.append(piece[0])
+                sentences.append(piece[1])
+        if lost:
+            notes = places(RunFolder(self.measures), part, lost)
+            quarantine.put_aside(own, STAGE, part, notes, self.recipe.inputs.tolerate)
+        return pa.concat_tables(scores).combine_chunks(), pa.concat_tables(sentences), lost
 
     def _known(self, part: str) -> tuple[pa.Table, pa.Table]:
         """What an earlier decision scored of a part."""
@@ -173,6 +203,7 @@ def score(
     if run.is_done(STAGE) or not scoring.scores:
         return
     check_models(run.recipe)
+    quarantine.forget(run.folder, STAGE, run.done(STAGE))
     source = measures or run
     key = _key(run.recipe)
     same = source is not run and source.is_done(STAGE) and source.info["stages"][STAGE].get("key") == key

@@ -209,7 +209,7 @@ class Recipe(Options):
                 "http": self.gates.http.model_dump(),
                 # The language gate is left out: pages in other languages keep the fast engine's text and can come back.
                 "extraction": self.extraction.model_dump(),
-                "inputs": self.inputs.model_dump(exclude={"tolerate"}),
+                "inputs": self.inputs.model_dump(exclude={"tolerate", "tolerate_file"}),
                 "code": self.gates.code.model_dump(),
             }
         )

@@ -50,12 +50,15 @@ class Inputs(Options):
     """What the files of a run are. `endings`: the files that are taken of a folder, where these are not the usual ones.
 
     `tolerate`: share of input files, or of input bytes, that may be unreadable before a run ends with exit code 3.
+    `tolerate_file`: share of a file's bytes that may be damaged, or of its records in error, before the whole file counts as
+    one of those. A tenth: a sound file loses next to nothing, and one that lost so much is worth fetching again.
     """
 
     format: Format = "archive"
     fields: Fields = Fields()
     endings: tuple[str, ...] = ()
     tolerate: Share = 0.01
+    tolerate_file: Share = 0.1
 
     @field_validator("endings")
     @classmethod
