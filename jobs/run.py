@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jobs import annotate, curate, decontaminate, deduplicate, extract, quarantine, score
+from jobs import annotate, curate, decontaminate, deduplicate, extract, observe, quarantine, score
 from jobs.runs import Run, file_accounts, open_run
 from jobs.session import session
 from pipeline.errors import InputError, UsageError
@@ -67,7 +67,8 @@ def run(
         if retry_quarantined:
             release(opened)
         opened.save()
-        _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, index, progress)
+        with observe.measuring(opened, STAGES) as meter:
+            _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, index, progress, meter)
         # Workers outlive a killed run for a moment, and may have begun a file since the folder was swept.
         opened.folder.sweep()
         opened.note("quarantined", quarantine.summary(opened))
@@ -82,6 +83,7 @@ def _stages(
     master: str | None,
     index: str | None,
     progress: Progress,
+    meter: observe.Meter,
 ) -> None:
     todo = [name for name in names if not opened.is_done(name)]
     if not todo:
@@ -98,7 +100,8 @@ def _stages(
     for name in todo:
         progress.stage(name, opened)
         began = time.monotonic()
-        actions[name]()
+        with meter.stage(name):
+            actions[name]()
         opened.record(name, done=True, seconds=round(time.monotonic() - began, 3))
 
 
