@@ -21,6 +21,7 @@ from jobs import (
     decontamination_commands,
     dedup_commands,
     failures,
+    metrics_commands,
     mix_commands,
     plan_commands,
     token_commands,
@@ -60,6 +61,7 @@ app.command()(ablate_commands.ablate)
 app.command(epilog="Example: crawlmill fetch CC-MAIN-2025-26 --files 8 --seed 1 --output crawl")(crawl_commands.fetch)
 app.command(epilog="Example: crawlmill select CC-MAIN-2025-26 --language isl --output isl")(crawl_commands.select)
 app.command(epilog="Example: crawlmill plan --input demo/web --sample 10% --plan demo/plan.json")(plan_commands.plan)
+app.command(epilog="Example: crawlmill metrics demo/out --steps")(metrics_commands.metrics)
 app.add_typer(scaling_commands.scaling_app, name="scaling")
 app.command()(scaling_commands.budget)
 
@@ -140,6 +142,18 @@ def run(
             "--retry-quarantined", help="Try again what ended the workers that touched it, also after an upgrade."
         ),
     ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Serve metrics for Prometheus at this port while it runs; 0 for any.", min=0, max=65535),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address to serve them at.")] = "127.0.0.1",
+    log_file: Annotated[
+        str | None, typer.Option("--log", metavar="FILE", help="Log what happens to this file; - for stderr.")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="json (the default) or text.")] = None,
+    spark_ui: Annotated[
+        bool, typer.Option("--spark-ui", help="Have Spark serve its UI, and show its address.")
+    ] = False,
 ) -> None:
     """Run the whole pipeline: archives in, curated shards and the ledger out. Recipes name other sources, too: `wikipedia`,
     `books`, `text` (Parquet, JSONL) and `code` read what their names say.
@@ -157,7 +171,8 @@ def run(
     if tolerate is not None:
         loaded = loaded.model_copy(update={"inputs": loaded.inputs.model_copy(update={"tolerate": tolerate})})
     problem: CrawlmillError | None = None
-    with Bar(err) as bar:
+    logged = metrics_commands.logging_to(log_file, log_format)
+    with logged, metrics_commands.served(err, metrics_port, metrics_host), Bar(err) as bar:
         try:
             done = job.run(
                 loaded,
@@ -169,6 +184,7 @@ def run(
                 index=index,
                 progress=bar,
                 retry_quarantined=retry_quarantined,
+                spark_ui=spark_ui,
             )
         except CrawlmillError as error:
             if error.exit_code != 3:

@@ -123,6 +123,7 @@ def _remove_other_shards(run: Run, n_shards: int) -> None:
 def _check_account(run: Run, extracted: list[dict[str, Any]]) -> None:
     read = sum(m["tables"]["records"]["rows"] for m in extracted)
     outcomes = outcome_counts(run)
+    observe.tell(read=read, **outcomes)
     if read != sum(outcomes.values()):
         raise CrawlmillError(f"the account does not balance: {read} records read, ledger holds {outcomes}")
 

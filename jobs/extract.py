@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import quarantine
+from jobs.measures import count
 from jobs.quarantine import Lost
 from jobs.runs import Run, Task, commit, is_committed
 from jobs.session import Watch, for_each
@@ -28,11 +29,18 @@ PUT_ASIDE = "source.quarantined"
 
 
 class Work(NamedTuple):
-    """A task, the size of its file, and path and name of each of its files where it has several."""
+    """A task, the size of its file or files, and path and name of each of its files where it has several."""
 
     task: Task
     size: int | None
     files: list[tuple[str, str]]
+
+    def bytes_read(self, in_bytes: bool) -> int:
+        """Bytes that the task reads. Where offsets are not `in_bytes` the first task of a file is said to read it all."""
+        if self.size is None or (not in_bytes and self.task.start):
+            return 0
+        whole = not in_bytes or self.files or self.task.end is None
+        return max(0, (self.size if whole else min(self.task.end or 0, self.size)) - self.task.start)
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ class ExtractPart:
         if lost:
             quarantine.put_aside(folder, STAGE, task.part, lost, self.recipe.inputs.tolerate)
         text_bytes = pc.sum(pc.binary_length(part.documents.column("text"))).as_py() or 0
+        count("records", part.records.num_rows)
+        count("bytes_read", work.bytes_read(in_bytes=self.recipe.inputs.format != "parquet"))
         commit(
             folder,
             STAGE,
@@ -189,9 +199,14 @@ def _unreadable(part: Part) -> dict[str, str]:
 def extract(spark: Any, run: Run, partitions: int | None = None, watch: Watch | None = None) -> None:
     """Extracts every part that is not done yet."""
     done = run.done(STAGE)
-    sizes = {file["path"]: file["size"] for file in run.info["inputs"]}
+    inputs = run.info["inputs"]
+    sizes = {file["path"]: file["size"] for file in inputs}
     quarantine.forget(run.folder, STAGE, done)
-    work = [Work(task, sizes.get(task.path), run.files(task)) for task in run.tasks if task.part not in done]
+    work = [
+        Work(task, sum(inputs[i]["size"] or 0 for i in task.files) or sizes.get(task.path), run.files(task))
+        for task in run.tasks
+        if task.part not in done
+    ]
     for_each(spark, work, ExtractPart(run.folder.path, run.recipe), STAGE, partitions, run.least_slices, watch)
 
 

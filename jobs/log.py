@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ _LOGGER = logging.getLogger("crawlmill")
 _LOGGER.addHandler(logging.NullHandler())
 _LOGGER.propagate = False
 
-_local = threading.local()
 _context: dict[str, Any] = {}
 
 
@@ -69,10 +67,12 @@ def masked(text: str) -> str:
 
 
 def event(name: str, level: int = logging.INFO, **facts: Any) -> None:
-    """Tells of an event, `stage.end`, with its facts, beside what `about` says of where it happens. None is left out."""
+    """Tells of an event, `stage.end`, with its facts, beside what `about` says of where it happens. None is left out.
+
+    What cannot import this tells by `logging.getLogger("crawlmill.NAME")`: in words, which are the event's `message`.
+    """
     if _LOGGER.isEnabledFor(level):
-        known = {**_context, **getattr(_local, "context", {}), **facts}
-        _LOGGER.log(level, name, extra={"facts": {k: v for k, v in known.items() if v is not None}})
+        _LOGGER.log(level, name, extra={"facts": facts})
 
 
 @contextlib.contextmanager
@@ -93,8 +93,8 @@ class _Json(logging.Formatter):
         line = {
             "time": f"{seconds}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **_plain(getattr(record, "facts", {})),
+            "event": _event(record),
+            **_facts(record),
         }
         if record.exc_info:
             line["traceback"] = masked(self.formatException(record.exc_info))
@@ -104,9 +104,21 @@ class _Json(logging.Formatter):
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.gmtime(record.created))
-        facts = _plain(getattr(record, "facts", {}))
-        said = " ".join(f"{key}={_word(value)}" for key, value in facts.items())
-        return f"{clock} {record.levelname.lower():<7} {masked(record.getMessage())} {said}".rstrip()
+        said = " ".join(f"{key}={_word(value)}" for key, value in _facts(record).items())
+        return f"{clock} {record.levelname.lower():<7} {_event(record)} {said}".rstrip()
+
+
+def _event(record: logging.LogRecord) -> str:
+    """Its name; of what tells in words only, the name of its logger: `stores`."""
+    return record.getMessage() if hasattr(record, "facts") else record.name.removeprefix("crawlmill.")
+
+
+def _facts(record: logging.LogRecord) -> dict[str, Any]:
+    """What is said of where an event happened, and of itself."""
+    known = {**_context, **getattr(record, "facts", {})}
+    if not hasattr(record, "facts"):
+        known["message"] = record.getMessage()
+    return {name: _plain(value) for name, value in known.items() if value is not None}
 
 
 def _word(value: Any) -> str:

@@ -72,6 +72,12 @@ class Meter:
         self._writing = threading.Lock()
         self._stage_began = time.monotonic()
         self.began = time.monotonic()
+        self.opened = time.time()
+
+    @property
+    def folder(self) -> str:
+        """The run's folder, without credentials."""
+        return log.masked(self.run.folder.path)
 
     # Tasks.
 
@@ -351,3 +357,24 @@ def _first_line(text: str) -> tuple[str | None, str]:
     part = next((line.removeprefix("part: ") for line in lines if line.startswith("part: ")), None)
     said = [line for line in lines if _ERROR.match(line)]
     return part, (said[-1] if said else lines[0] if lines else "")[:500]
+
+
+def tell(**known: float) -> None:
+    """Notes counts of the run that is measured, if one is: records by what became of them."""
+    if _meter is not None:
+        _meter.known.update(known)
+
+
+def progress_of(run: Run) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Where a run stands, if it goes on or was killed on its way, and the metrics of every stage so far. Any process may
+    ask."""
+    info: dict[str, Any] = {"stages": {}}
+    for stage, facts in run.info["stages"].items():
+        if "metrics" in facts:
+            info["stages"][stage] = {"metrics": facts["metrics"]}
+    live = run.folder.read_json(LIVE) or {}
+    for stage, facts in live.get("stages", {}).items():
+        metrics = facts["metrics"]
+        steps = {name: from_facts(numbers) for name, numbers in metrics["steps"].items()}
+        add(info, stage, steps, metrics["seconds"])
+    return live.get("now"), {stage: facts["metrics"] for stage, facts in info["stages"].items()}

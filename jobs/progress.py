@@ -59,6 +59,10 @@ class Bar:
         total = len(run.tasks) - (len(run.done(name)) if name in ("extract", "annotate") else 0)
         self._current = self._bars.add_task(_DOING.get(name, name), total=max(1, total))
 
+    def says(self, words: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(words, highlight=False, soft_wrap=True)
+
     def tasks(self, done: int, total: int) -> None:
         """Moves the bar of the current stage."""
         self._bars.update(self._current, completed=done, total=max(1, total))

@@ -1,12 +1,13 @@
 """Job: the whole pipeline, from archives to curated shards. `spark-submit jobs/run.py --help`."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jobs import annotate, curate, decontaminate, deduplicate, extract, observe, quarantine, score
+from jobs import annotate, curate, decontaminate, deduplicate, extract, log, observe, quarantine, score
 from jobs.runs import Run, file_accounts, open_run
 from jobs.session import session
 from pipeline.errors import InputError, UsageError
@@ -24,6 +25,9 @@ class Progress(Protocol):
     def tasks(self, done: int, total: int) -> None:
         """So many of its tasks are done."""
 
+    def says(self, words: str) -> None:
+        """Something that a user asked to be told."""
+
 
 @dataclass
 class Silent:
@@ -33,6 +37,9 @@ class Silent:
         """Nothing."""
 
     def tasks(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def says(self, words: str) -> None:
         """Nothing."""
 
 
@@ -47,11 +54,13 @@ def run(
     index: str | None = None,
     progress: Progress | None = None,
     retry_quarantined: bool = False,
+    spark_ui: bool = False,
 ) -> Run:
     """Runs the stages up to `upto` that are not done yet, and returns the run.
 
     `index` is a band index that duplicates are looked for in, and that the run is added to. `retry_quarantined`: parts of
     which something was put aside are done again, also by another version than began the run, and so is what follows.
+    `spark_ui`: Spark serves its pages, and `progress` is told where.
 
     Raises InputError, when everything that could be read is done, if more than the tolerated share could not.
     """
@@ -68,7 +77,7 @@ def run(
             release(opened)
         opened.save()
         with observe.measuring(opened, STAGES) as meter:
-            _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, index, progress, meter)
+            _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, index, progress, meter, spark_ui)
         # Workers outlive a killed run for a moment, and may have begun a file since the folder was swept.
         opened.folder.sweep()
         opened.note("quarantined", quarantine.summary(opened))
@@ -84,11 +93,14 @@ def _stages(
     index: str | None,
     progress: Progress,
     meter: observe.Meter,
+    spark_ui: bool,
 ) -> None:
     todo = [name for name in names if not opened.is_done(name)]
     if not todo:
         return
-    spark = session("run", master)
+    spark = session("run", master, ui=spark_ui)
+    if spark_ui:
+        progress.says(f"Spark UI: {spark.sparkContext.uiWebUrl or 'off, since the session was there before'}")
     actions: dict[str, Callable[[], Any]] = {
         extract.STAGE: lambda: extract.extract(spark, opened, partitions, progress.tasks),
         annotate.STAGE: lambda: annotate.annotate(spark, opened, partitions, progress.tasks),
@@ -103,6 +115,15 @@ def _stages(
         with meter.stage(name):
             actions[name]()
         opened.record(name, done=True, seconds=round(time.monotonic() - began, 3))
+        if name in quarantine.STAGES:
+            _tell_quarantined(opened, name)
+
+
+def _tell_quarantined(opened: Run, stage: str) -> None:
+    found = quarantine.summary(opened)
+    observe.tell(quarantined=sum(facts["records"] for facts in found.values()))
+    if stage in found:
+        log.event("quarantined", logging.WARNING, stage=stage, **found[stage])
 
 
 def release(opened: Run) -> None:

@@ -24,8 +24,10 @@ Watch = Callable[[int, int], None]
 """Called with (tasks done, tasks in all) while a stage runs."""
 
 
-def session(app: str, master: str | None = None) -> Any:
+def session(app: str, master: str | None = None, ui: bool = False) -> Any:
     """The Spark session: the running one, or that of spark-submit, or a local one over all cores.
+
+    `ui` has a session that is started here serve Spark's pages, which a local one does not by itself.
 
     Raises UsageError where Java is missing.
     """
@@ -45,6 +47,8 @@ def session(app: str, master: str | None = None) -> Any:
         # All cores, and as on a cluster a task whose worker was killed is tried again, twice.
         chosen = {"spark.master": master or "local[*,3]"}
         chosen |= settings.wanted(chosen["spark.master"], settings.given_in_files(os.environ, _spark_home()), submitted)
+    if ui:
+        chosen["spark.ui.enabled"] = "true"
     # What goes wrong between here and the JVM is raised as well; Py4J's account of it in between helps nobody.
     logging.getLogger("py4j").setLevel(logging.CRITICAL + 1)
     builder = SparkSession.builder.appName(f"crawlmill {app}")

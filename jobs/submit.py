@@ -3,7 +3,9 @@
 import argparse
 import sys
 
-from jobs import annotate, curate, extract
+from rich.console import Console
+
+from jobs import annotate, curate, extract, log, metrics_commands
 from jobs import run as whole
 from pipeline.errors import CrawlmillError
 from pipeline.recipe import load_recipe
@@ -25,6 +27,10 @@ def main(stage: str, arguments: list[str] | None = None) -> None:
         "--index", help="band index to look for duplicates in and to add to: a path or an s3:// address"
     )
     parser.add_argument("--benchmarks", help="YAML file of benchmarks to look for, instead of the recipe's")
+    parser.add_argument("--metrics-port", type=int, help="serve metrics for Prometheus at this port; 0 for any")
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="address to serve them at")
+    parser.add_argument("--log", help="file to log to; - for stderr")
+    parser.add_argument("--log-format", choices=log.FORMATS, help="json, or text")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     upto = whole.STAGES[-1] if stage == "run" else stage
@@ -32,9 +38,12 @@ def main(stage: str, arguments: list[str] | None = None) -> None:
         recipe = load_recipe(options.recipe)
         if options.benchmarks:
             recipe = recipe.with_benchmarks(options.benchmarks)
-        done = whole.run(
-            recipe, options.input, options.output, partitions=options.partitions, upto=upto, index=options.index
-        )
+        logged = metrics_commands.logging_to(options.log, options.log_format)
+        served = metrics_commands.served(Console(stderr=True), options.metrics_port, options.metrics_host)
+        with logged, served:
+            done = whole.run(
+                recipe, options.input, options.output, partitions=options.partitions, upto=upto, index=options.index
+            )
     except CrawlmillError as error:
         if options.debug:
             raise
