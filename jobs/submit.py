@@ -27,6 +27,12 @@ def main(stage: str, arguments: list[str] | None = None) -> None:
         "--index", help="band index to look for duplicates in and to add to: a path or an s3:// address"
     )
     parser.add_argument("--benchmarks", help="YAML file of benchmarks to look for, instead of the recipe's")
+    parser.add_argument(
+        "--tolerate", type=float, help="share of input files or bytes that may be unreadable, instead of the recipe's"
+    )
+    parser.add_argument(
+        "--retry-quarantined", action="store_true", help="try again what ended the workers that touched it"
+    )
     parser.add_argument("--metrics-port", type=int, help="serve metrics for Prometheus at this port; 0 for any")
     parser.add_argument("--metrics-host", default="127.0.0.1", help="address to serve them at")
     parser.add_argument("--log", help="file to log to; - for stderr")
@@ -38,11 +44,20 @@ def main(stage: str, arguments: list[str] | None = None) -> None:
         recipe = load_recipe(options.recipe)
         if options.benchmarks:
             recipe = recipe.with_benchmarks(options.benchmarks)
+        if options.tolerate is not None:
+            inputs = recipe.inputs.model_copy(update={"tolerate": options.tolerate})
+            recipe = recipe.model_copy(update={"inputs": inputs})
         logged = metrics_commands.logging_to(options.log, options.log_format)
         served = metrics_commands.served(Console(stderr=True), options.metrics_port, options.metrics_host)
         with logged, served:
             done = whole.run(
-                recipe, options.input, options.output, partitions=options.partitions, upto=upto, index=options.index
+                recipe,
+                options.input,
+                options.output,
+                partitions=options.partitions,
+                upto=upto,
+                index=options.index,
+                retry_quarantined=options.retry_quarantined,
             )
     except CrawlmillError as error:
         if options.debug:
