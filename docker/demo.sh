@@ -16,6 +16,7 @@ say "spark-submit to $SPARK_MASTER, from $bucket/web to $bucket/out"
 # All archives but the one that is damaged on purpose: more of it cannot be read than a run tolerates.
 jobs=$(python -c 'import jobs; print(jobs.__path__[0])')
 spark-submit --master "$SPARK_MASTER" \
+    --driver-java-options "-Dlog4j2.configurationFile=file:$jobs/log4j2.properties" \
     --conf spark.driver.host="${SPARK_DRIVER_HOST:-$(hostname -i | cut -d ' ' -f 1)}" \
     --conf spark.driver.bindAddress=0.0.0.0 \
     --conf spark.eventLog.enabled=true \

@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from classifiers.scorer import Scorer
 from pipeline.contamination.local import search
 from pipeline.dedup.local import deduplicate, repeated_lines
 from pipeline.recipe import load_recipe
@@ -10,7 +11,9 @@ from pipeline.signals.pii import Detector
 
 QUESTION = "who keeps the lamp of the mill"
 
-measure(pa.array(["a text"]), load_recipe("default"))
+recipe = load_recipe("default")
+measure(pa.array(["a text"]), recipe)
+Scorer(recipe.score).score(pa.array(["A text. Of two sentences, of lines\nand of a Café."]), pa.array(["en"]))
 deduplicate(["one text of five words", "one text of five words here"])
 repeated_lines(["a", "b"], 1)
 Detector().find(pa.array(["call (212) 555-0188"]))
