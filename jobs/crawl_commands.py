@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,7 +37,7 @@ _Rate = Annotated[str | None, typer.Option("--rate", help="Bytes a second at mos
 
 def fetch(
     crawl: Annotated[str | None, typer.Argument(help="Such as CC-MAIN-2025-26.", show_default=False)] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Folder for the files.", show_default=False)] = None,
+    output: Annotated[str | None, typer.Option("--output", help="Folder for the files.", show_default=False)] = None,
     kind: Annotated[str, typer.Option("--kind", help=f"Which files: {', '.join(KINDS)}.")] = "warc",
     first: Annotated[int | None, typer.Option("--first", help="So many from the beginning of the list.", min=1)] = None,
     files: Annotated[int | None, typer.Option("--files", help="So many, drawn by --seed.", min=1)] = None,
@@ -122,7 +121,7 @@ def fetch(
         bars.stop()
     if not count:
         out.print(
-            f"{len(rows):,} files of {_size(total_bytes(rows))} in {escape(str(output))}, checked as fetched.jsonl says "
+            f"{len(rows):,} files of {_size(total_bytes(rows))} in {escape(output)}, checked as fetched.jsonl says "
             f"({time.monotonic() - began:.1f} s)",
             highlight=False,
             soft_wrap=True,

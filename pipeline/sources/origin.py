@@ -245,7 +245,6 @@ class Web:
         self._pace = Pace(manners.rate)
         settings: dict[str, Any] = {
             "maxsize": connections,
-            "block": True,
             "headers": {"User-Agent": manners.user_agent, "Accept-Encoding": "identity"},
             "timeout": urllib3.Timeout(connect=min(30.0, manners.timeout), read=manners.timeout),
             # Attempts are counted here, since a failed one makes all connections wait.
@@ -309,7 +308,7 @@ class Web:
             facts = facts._replace(size=size)
             # Some servers answer a range whatever If-Range says.
             if begins != start or not headers or facts.mark != mark:
-                answer.close()
+                _drop(answer)
                 answer = self._ask("GET", address)
                 if answer.status != 200:
                     raise InputError(f"{address}: answers with a range that was not asked for")
@@ -330,7 +329,7 @@ class Web:
             if ended:
                 answer.release_conn()
             else:
-                answer.close()  # what is left would come with the next answer
+                _drop(answer)
 
     def _whole(self, address: str, headers: dict[str, str], check: Callable[[urllib3.BaseHTTPResponse], None]) -> bytes:
         for attempt in range(1, self._manners.attempts + 1):
@@ -338,7 +337,7 @@ class Web:
             try:
                 check(answer)
             except RangeError:
-                answer.close()
+                _drop(answer)
                 raise
             try:
                 return b"".join(self._pieces(address, answer))
@@ -369,7 +368,7 @@ class Web:
                     return answer
                 why = f"HTTP {answer.status} {answer.reason or ''}".strip()
                 asked_to = _retry_after(answer)
-                answer.close()
+                _drop(answer)
                 _refuse(answer.status, address, why)
                 forbidden += answer.status == 403
             if attempt == self._manners.attempts or forbidden == FORBIDDEN_ATTEMPTS:
@@ -418,6 +417,12 @@ class RangedFile(io.RawIOBase, BinaryIO):  # type: ignore[misc]
         data = self._web.read_range(self._path, self._at, self._at + n) if n else b""
         self._at += n
         return data
+
+
+def _drop(answer: urllib3.BaseHTTPResponse) -> None:
+    """Ends the connection: what is left of the answer would come with the next one. Its place in the pool is kept."""
+    answer.close()
+    answer.release_conn()
 
 
 def _refuse(status: int, address: str, why: str) -> None:
