@@ -50,7 +50,7 @@ _SECRETS = (
     # settings: aws_secret_access_key=…, "password": "…", fs.s3a.secret.key …
     (
         re.compile(
-            r"(?i)((?:secret|password|passwd|token|credential|access[._-]?key)[\w.-]*[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]+"
+            r"(?i)((?:secret|password|passwd|token|credential|access[._-]?key)(?!s\b)[\w.-]*[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]+"
         ),
         r"\1***",
     ),

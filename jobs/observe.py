@@ -135,6 +135,8 @@ class Meter:
         """Takes what Spark knows of a step that has ended, well or not."""
         spark_metrics.settle(context)
         stages = spark_metrics.stages_of(context, group)
+        if stages:
+            self.progress(sum(stage.done for stage in stages), sum(stage.tasks for stage in stages))
         with self._lock:
             # The stages of a chain are made in its order. Should Spark have forgotten some, those were the first.
             phases = [*step.phases][-len(stages) :] if stages else []
