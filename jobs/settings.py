@@ -4,6 +4,7 @@ They fit an engine whose tasks are Python processes: the JVM schedules and moves
 has no effect on such tasks is not set; docs/cluster.md says of which that is known.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -97,5 +98,5 @@ def given_in_files(environment: Mapping[str, str], home: str) -> dict[str, str]:
     if not path.is_file():
         return {}
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    pairs = (line.replace("=", " ", 1).split(None, 1) for line in lines if line and line[0] not in "#!")
-    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+    pairs = (re.split(r"\s*[=\s]\s*", line, maxsplit=1) for line in lines if line and line[0] not in "#!")
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
