@@ -6,7 +6,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -27,7 +27,14 @@ from pipeline.sources.options import TREES
 from pipeline.tables import Outcome
 
 SPLIT_BYTES = 64_000_000
-"""Compressed bytes a task reads at most: a Common Crawl WARC of 1 GB is sixteen tasks."""
+"""Compressed bytes a task reads at most, as long as that makes no more than MOST_TASKS tasks."""
+
+MOST_SPLIT_BYTES = 1_024_000_000
+"""Compressed bytes a task reads at most of however large a crawl: most WARCs of Common Crawl are then one task each."""
+
+MOST_TASKS = 100_000
+"""Where smaller splits make more tasks than these, splits are larger: every task has a manifest, a file in each table and
+a block for every shard in the shuffle."""
 
 LEAST_SPLIT_BYTES = 1_000_000
 """Below this a task costs more to start than to do."""
@@ -58,10 +65,16 @@ class Run:
     folder: RunFolder
     recipe: Recipe
     info: dict[str, Any]
+    _written: list[dict[str, Any]] | None = field(default=None, repr=False)
+    _read: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     @property
     def tasks(self) -> list[Task]:
         """Every part of the run, in the order of files and offsets."""
+        if "tasks" not in self.info:
+            # Of a run that was decided again those of the run that measured.
+            folder = RunFolder(self.info.get("measures", self.folder.path))
+            self.info["tasks"] = self._written = _read_tasks(folder, self.info)
         return [Task(**task) for task in self.info["tasks"]]
 
     def files(self, task: Task) -> list[tuple[str, str]]:
@@ -72,7 +85,8 @@ class Run:
     @property
     def least_slices(self) -> int:
         """Tasks of Spark's that the size of the inputs calls for."""
-        return -(-sum(file["size"] or 0 for file in self.info["inputs"]) // SPLIT_BYTES)
+        total = sum(file["size"] or 0 for file in self.info["inputs"])
+        return min(MOST_TASKS, -(-total // SPLIT_BYTES))
 
     def done(self, stage: str) -> set[str]:
         """Names of the parts whose manifest says that `stage` is done with them."""
@@ -81,9 +95,11 @@ class Run:
         }
 
     def manifests(self, stage: str) -> list[dict[str, Any]]:
-        """The manifests of a stage, in the order of parts."""
-        names = self.folder.list(f"_manifests/{stage}", ".json")
-        return [facts for name in names if (facts := self.folder.read_json(name)) is not None]
+        """The manifests of a stage, in the order of parts; read once where the stage is done."""
+        if stage not in self._read or not self.is_done(stage):
+            names = self.folder.list(f"_manifests/{stage}", ".json")
+            self._read[stage] = [facts for name in names if (facts := self.folder.read_json(name)) is not None]
+        return self._read[stage]
 
     def is_done(self, stage: str) -> bool:
         """Whether the whole stage is done."""
@@ -99,6 +115,7 @@ class Run:
 
     def record(self, stage: str, **facts: Any) -> None:
         """Notes what a stage did in run.json."""
+        self._read.pop(stage, None)
         self.info["stages"].setdefault(stage, {}).update(facts)
         self.save()
 
@@ -110,8 +127,12 @@ class Run:
             self.save()
 
     def save(self) -> None:
-        """Writes run.json."""
-        self.folder.write_json("run.json", self.info)
+        """Writes run.json, and beside it the tasks where they changed."""
+        tasks = self.info.get("tasks")
+        self.folder.write_json("run.json", {key: value for key, value in self.info.items() if key != "tasks"})
+        if tasks is not None and tasks is not self._written:
+            _write_tasks(self.folder, self.info, tasks)
+            self._written = tasks
 
 
 class FileAccount(NamedTuple):
@@ -319,13 +340,15 @@ def open_run(
             "inputs_digest": digest,
             "inputs": inputs,
             "split_bytes": size,
-            "tasks": [asdict(task) for task in _tasks(files, problems, recipe, size)],
+            "tasks": _planned(files, problems, recipe, size),
             "host": {"system": platform.platform(), "python": platform.python_version(), "cores": cores},
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "stages": {},
         }
     else:
         _refuse_other(output, info, recipe, digest, other_version)
+        # A run that was killed at its very beginning has not written them yet.
+        info["tasks"] = _read_tasks(folder, info) or _planned(files, problems, recipe, info["split_bytes"])
         if info["crawlmill"] != code_version():
             info.setdefault("begun_by", info["crawlmill"])
             info["crawlmill"] = code_version()
@@ -362,9 +385,46 @@ def _refuse_other(output: str, info: dict[str, Any], recipe: Recipe, inputs_dige
 
 
 def _split_bytes(files: Sequence[InputFile], tasks: int) -> int:
-    """Splits small enough to keep every core busy to the end, large enough to be worth starting."""
-    total = sum(SPLIT_BYTES if f.size is None else f.size for f in files)
-    return max(LEAST_SPLIT_BYTES, min(SPLIT_BYTES, -(-total // (2 * tasks))))
+    """Splits small enough to keep every core busy to the end, large enough to be worth starting, and not too many."""
+    sizes = [SPLIT_BYTES if f.size is None else f.size for f in files]
+    size = max(LEAST_SPLIT_BYTES, min(SPLIT_BYTES, -(-sum(sizes) // (2 * tasks))))
+    while size < MOST_SPLIT_BYTES and sum(max(1, -(-one // size)) for one in sizes) > MOST_TASKS:
+        size *= 2
+    return size
+
+
+def _planned(
+    files: Sequence[InputFile], problems: dict[str, str], recipe: Recipe, split_bytes: int
+) -> list[dict[str, Any]]:
+    return [asdict(task) for task in _tasks(files, problems, recipe, split_bytes)]
+
+
+TASKS = "tasks.json"
+"""The tasks of a run: the number of the file in run.json, start and end of each, or all that there is to say of it."""
+
+
+def _write_tasks(folder: RunFolder, info: dict[str, Any], tasks: list[dict[str, Any]]) -> None:
+    numbers = {file["path"]: i for i, file in enumerate(info["inputs"])}
+    rows: list[Any] = []
+    for task in tasks:
+        path, start, end = task["path"], task["start"], task["end"]
+        plain = path in numbers and task == asdict(Task(_part_name(path, start), path, start, end))
+        rows.append([numbers[path], start, end] if plain else task)
+    folder.write_bytes(TASKS, json.dumps(rows, separators=(",", ":")).encode("utf-8", "surrogatepass"))
+
+
+def _read_tasks(folder: RunFolder, info: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tasks of a run; [] where they were not written yet."""
+    paths = [file["path"] for file in info["inputs"]]
+
+    def task(row: Any) -> dict[str, Any]:
+        if isinstance(row, dict):
+            dump = row.get("dump")
+            return asdict(Task(**{**row, "files": tuple(row.get("files", ())), "dump": tuple(dump) if dump else None}))
+        path, start = paths[row[0]], row[1]
+        return asdict(Task(_part_name(path, start), path, start, row[2]))
+
+    return [task(row) for row in folder.read_json(TASKS) or ()]
 
 
 def _tasks(files: Sequence[InputFile], problems: dict[str, str], recipe: Recipe, split_bytes: int) -> list[Task]:

@@ -3,13 +3,17 @@
 import errno
 import gzip
 import io
+import json
 import os
 import shutil
 import socket
+import threading
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -18,15 +22,19 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from jobs import run as job
+from jobs import runs
+from jobs.annotate import AnnotatePart
 from jobs.curate import outcome_counts, redecide
 from jobs.explain import find
+from jobs.extract import ExtractPart, Work
 from jobs.run import run
-from jobs.runs import Run, existing_run
+from jobs.runs import Run, Task, existing_run, open_run
 from pipeline import pages
 from pipeline.errors import InputError, StorageError, UsageError
 from pipeline.pages import Extractor, PageBytes, PageText, Part
 from pipeline.recipe import Recipe
 from pipeline.sources.archive import read_archive
+from pipeline.sources.inputs import InputFile
 
 HTML = (("Content-Type", "text/html"),)
 PROSE = (
@@ -338,3 +346,72 @@ def test_edge_archives_are_accounted_for(shared_data: Callable[[str], Path], tol
     assert counts["bitflips-in-members.warc.gz"]["error"] == 3
     broken = done.folder.scan("ledger", pc.field("outcome") == "error", ["reason"]).column("reason").to_pylist()
     assert set(broken) == {"source.damaged"}
+
+
+def archives(n: int, size: int) -> list[InputFile]:
+    """Files of a crawl, as an object store lists them."""
+    return [InputFile(f"s3://crawl/warc/{i:06d}.warc.gz", size + i % 7, f"v{i}") for i in range(n)]
+
+
+def test_a_crawl_of_any_size_is_so_many_tasks(
+    tolerant: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n_files, size, n_tasks in (
+        (3, 10_000_000, 6),
+        (100, 1_000_000_000, 1600),
+        (90_000, 10**9, 90_000),
+    ):
+        found = archives(n_files, size)
+        monkeypatch.setattr(runs, "find_inputs", lambda *_, found=found: (found, {}))
+        assert len(open_run(str(tmp_path / "never"), tolerant, ["x"], 3).tasks) == n_tasks
+    assert not (tmp_path / "never").exists()
+
+
+def test_tasks_stand_beside_run_json_and_are_planned_again_if_they_are_not_there(
+    tolerant: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = archives(40, 1_000_000_000)
+    monkeypatch.setattr(runs, "find_inputs", lambda *_: (found, {"gone*": "no file matches"}))
+    output = tmp_path / "out"
+    opened = open_run(str(output), tolerant, ["x"])
+    opened.save()
+    assert "tasks" not in json.loads((output / "run.json").read_text())
+    assert (output / "tasks.json").stat().st_size < 40 * len(opened.tasks)
+    assert opened.tasks[-1].problem == "no file matches" and len(opened.tasks) == 641
+    assert existing_run(str(output)).tasks == opened.tasks == open_run(str(output), tolerant, ["x"], 99).tasks
+    (output / "tasks.json").unlink()  # killed between the two
+    again = open_run(str(output), tolerant, ["x"], 99)
+    again.save()
+    assert existing_run(str(output)).tasks == again.tasks == opened.tasks
+    again.info["tasks"] = [*again.info["tasks"][:3], {"part": "own", "path": found[0].path, "start": 5, "end": 9}]
+    again.save()
+    assert existing_run(str(output)).tasks == [*opened.tasks[:3], Task("own", found[0].path, 5, 9)]
+
+
+def test_two_attempts_at_one_part_write_the_same_bytes_side_by_side(
+    tolerant: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with speculative execution. Whoever looks meanwhile finds files that are whole, or none."""
+    web, alone, raced = tmp_path / "web.warc.gz", tmp_path / "alone", tmp_path / "raced"
+    web.write_bytes(warc((f"http://h.example/{i}", PROSE, HTML) for i in range(8)))
+    work = Work(Task("p", str(web), 0, web.stat().st_size), None, [])
+    waiting = threading.Barrier(2)
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        with suppress(threading.BrokenBarrierError):
+            waiting.wait(timeout=5)  # both have written when either appears
+        return real(self, target)
+
+    def attempt(output: Path) -> None:
+        ExtractPart(str(output), tolerant)(work)
+        AnnotatePart(str(output), tolerant)("p")
+
+    attempt(alone)
+    monkeypatch.setattr(Path, "replace", replace)
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(attempt, raced) for _ in range(2)]:
+            done.result()
+    files = sorted(p.relative_to(alone) for p in alone.rglob("*") if p.is_file())
+    assert len(files) == 7 and files == sorted(p.relative_to(raced) for p in raced.rglob("*") if p.is_file())
+    assert all((alone / name).read_bytes() == (raced / name).read_bytes() for name in files)
