@@ -252,11 +252,14 @@ def _opened(folder: RunFolder, source: Source, query: Query, shard_bytes: int) -
         "shard_bytes": shard_bytes,
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+    new = {**asked, "digest": digest, "planned": False, "done": False, "shards": 0, "totals": None}
     held = folder.read_json("selection.json")
     if held is None:
         if not folder.is_empty():
             raise UsageError(f"output {folder.path} is not empty and holds no selection; choose a new folder")
-        return {**asked, "digest": digest, "planned": False, "done": False, "shards": 0, "totals": None}
+        return new
+    if not held["planned"]:  # begun and failed before anything was chosen, such as for a condition that is none
+        return new
     if held["digest"] != digest:
         differs = [name for name in asked if json.dumps(held[name]) != json.dumps(asked[name])]
         raise UsageError(

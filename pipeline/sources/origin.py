@@ -279,7 +279,7 @@ class Web:
 
         def check(answer: urllib3.BaseHTTPResponse) -> None:
             if answer.status != 206:
-                raise RangeError(f"{address}: the server serves no ranges")
+                raise GaveUpError(f"{address}: the server serves no ranges; fetch whole files from it")
             first, last, _ = _content_range(answer)
             if (first, last) != (start, end):
                 raise RangeError(f"{address}: has no bytes {start} to {end}")
@@ -336,15 +336,15 @@ class Web:
             answer = self._ask("GET", address, headers)
             try:
                 check(answer)
-            except RangeError:
-                _drop(answer)
-                raise
-            try:
                 return b"".join(self._pieces(address, answer))
             except GaveUpError:
+                _drop(answer)
                 if attempt == self._manners.attempts:
                     raise
                 self._pace.hold(self._backoff(attempt))
+            except RangeError:
+                _drop(answer)
+                raise
         raise AssertionError("unreachable")
 
     def _backoff(self, attempt: int) -> float:
