@@ -12,11 +12,11 @@ import io
 import json
 import os
 import shutil
-import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,11 +24,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs import locks
 from jobs.measures import count
-from pipeline.errors import StorageError, UsageError
+from pipeline.errors import CrawlmillError, InputError, StorageError, UsageError
+from pipeline.sources import stores
+from pipeline.sources.inputs import open_input
+from pipeline.sources.stores import StoreError
 
 ROW_GROUP = 8192
 """Rows a row group. Fixed, since the bytes of a file depend on it."""
+
+SMALL = 8 << 20
+"""Bytes of a file in a store that is fetched whole, whatever is wanted of it."""
+
+AHEAD = 1 << 20
+"""Bytes that are fetched with a column: the same of the next rows is near."""
+
+READERS = 16
+"""Small files of a store that are fetched at a time."""
+
+COPY = 8 << 20
 
 
 class Sink(io.RawIOBase):
@@ -79,13 +94,8 @@ class RunFolder:
     def __repr__(self) -> str:
         return f"RunFolder({self.path!r})"
 
-    def _filesystem(self) -> tuple[Any, str]:
-        import fsspec
-
-        try:
-            return fsspec.core.url_to_fs(self.path)
-        except (ValueError, ImportError) as error:
-            raise UsageError(f"cannot use {self.path}: {_cause(error)}") from error
+    def _at(self, name: str) -> str:
+        return f"{self.path}/{name}" if name else self.path
 
     def absolute(self) -> str:
         """The folder's name wherever one stands."""
@@ -135,10 +145,10 @@ class RunFolder:
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[BinaryIO]:
+        locks.check(self.path)
         try:
             if not self.local:
-                fs, root = self._filesystem()
-                with _upload(fs.open(f"{root}/{name}", "wb")) as sink:
+                with _upload(stores.Upload(self._at(name))) as sink:
                     yield sink
                 return
             path = Path(self.path, name)
@@ -153,13 +163,17 @@ class RunFolder:
                 draft.replace(path)
             finally:
                 draft.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot write {self.path}/{name}: {_cause(error)}") from error
+        except (OSError, StoreError) as error:
+            raise _storage_error("write", self._at(name), error) from error
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of that name."""
-        folder, _, _ = name.rpartition("/")
-        return name in self.list(folder)
+        """Whether there is a file of that name. Raises StorageError."""
+        if self.local:
+            return Path(self.path, name).is_file()
+        try:
+            return stores.has(self._at(name))
+        except StoreError as error:
+            raise _storage_error("read", self._at(name), error) from error
 
     def local_copy(self, name: str, version: str = "") -> Path:
         """A file of this folder on this machine, which must not change once it is written, or have another `version`
@@ -167,27 +181,29 @@ class RunFolder:
         """
         if self.local:
             return Path(self.path, name)
-        fs, root = self._filesystem()
-        key = hashlib.sha256(f"{self.path}/{name}\x1f{version}".encode()).hexdigest()[:32]
-        kept = Path(tempfile.gettempdir(), f"crawlmill-{os.getuid()}", key)
         try:
+            # Another store may have a file of the same address: what is in it tells them apart.
+            version = version or stores.etag(self._at(name)) or ""
+            key = hashlib.sha256(f"{self.path}/{name}\x1f{version}".encode()).hexdigest()[:32]
+            kept = Path(tempfile.gettempdir(), f"crawlmill-{os.getuid()}", key)
             kept.parent.mkdir(mode=0o700, exist_ok=True)
             if kept.parent.stat().st_uid != os.getuid():
                 raise StorageError(f"{kept.parent} belongs to another user; set TMPDIR to a folder of your own")
             if not kept.exists():
                 draft = kept.with_name(f".{key}.{uuid.uuid4().hex}.tmp")
                 try:
-                    fs.get_file(f"{root}/{name}", str(draft))
+                    with open_input(self._at(name)) as source, draft.open("wb") as sink:
+                        shutil.copyfileobj(source, sink, COPY)
                     draft.replace(kept)
                 finally:
                     draft.unlink(missing_ok=True)
-        except OSError as error:
+        except (OSError, InputError, StoreError) as error:
             raise StorageError(f"cannot copy {self.path}/{name}: {_cause(error)}") from error
         return kept
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Reads one file of a table. Raises StorageError where it is missing or damaged."""
-        return self._read(name, lambda file: _counted(file, file.read(columns)))
+        return self._read(name, lambda file: _counted(file, file.read(columns)), None if columns is None else AHEAD)
 
     def read_rows(self, name: str, column: str, values: np.ndarray, columns: list[str]) -> pa.Table:
         """The rows of one file, which is sorted by `column`, that hold one of `values` (sorted) there.
@@ -208,40 +224,58 @@ class RunFolder:
             rows = _counted(file, file.read_row_groups(wanted, columns), wanted)
             return rows.filter(pa.array(np.isin(rows.column(column).to_numpy(), values)))
 
-        return self._read(name, read)
+        return self._read(name, read, 1)
 
-    def _read(self, name: str, read: Callable[[pq.ParquetFile], pa.Table]) -> pa.Table:
+    def _read(self, name: str, read: Callable[[pq.ParquetFile], pa.Table], ahead: int | None) -> pa.Table:
+        """From a store a small file is fetched in one request, and so is all that is wanted whole (`ahead` None);
+        otherwise what is read of it and `ahead` bytes more, so that one request does for neighbours."""
+        path = self._at(name)
         try:
             if self.local:
                 return read(pq.ParquetFile(Path(self.path, name)))
-            fs, root = self._filesystem()
-            with fs.open(f"{root}/{name}", "rb") as source:
-                return read(pq.ParquetFile(source))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise StorageError(f"cannot read {self.path}/{name}: {_cause(error)}") from error
+            if ahead is None:
+                return read(pq.ParquetFile(pa.BufferReader(stores.read_whole(path))))
+            with open_input(path, ahead) as source:
+                if source.size <= SMALL:
+                    return read(pq.ParquetFile(pa.BufferReader(source.read())))
+                return read(pq.ParquetFile(source, pre_buffer=True))
+        except (OSError, pa.ArrowInvalid, StoreError, InputError) as error:
+            raise _storage_error("read", path, error) from error
 
     def scan(self, table: str, condition: Any, columns: list[str] | None = None) -> pa.Table:
-        """The rows of all files of a table that meet a pyarrow.dataset condition."""
+        """The rows of all files of a table that meet a pyarrow.dataset condition. Raises StorageError."""
         import pyarrow.dataset as ds
 
         files = self.list(table, ".parquet")
         if not files:
             raise UsageError(f"{self.path} has no {table} yet; run `crawlmill run` on it to the end")
-        fs, root = (None, self.path) if self.local else self._filesystem()
-        dataset = ds.dataset([f"{root}/{name}" for name in files], format="parquet", filesystem=fs)
-        return dataset.to_table(columns=columns, filter=condition)
+        if self.local:
+            dataset = ds.dataset([f"{self.path}/{name}" for name in files], format="parquet")
+            return dataset.to_table(columns=columns, filter=condition)
+
+        def matching(name: str) -> pa.Table:
+            return self._read(
+                name, lambda file: ds.dataset(file.read()).to_table(columns=columns, filter=condition), True
+            )
+
+        with ThreadPoolExecutor(READERS) as pool:
+            return pa.concat_tables(pool.map(matching, files))
 
     def read_bytes(self, name: str) -> bytes | None:
         """A small file, or None where there is none. Raises StorageError."""
+        path = self._at(name)
         try:
-            if self.local:
-                return Path(self.path, name).read_bytes()
-            fs, root = self._filesystem()
-            return fs.cat_file(f"{root}/{name}")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StorageError(f"cannot read {self.path}/{name}: {_cause(error)}") from error
+            return Path(self.path, name).read_bytes() if self.local else stores.read_whole(path)
+        except (OSError, StoreError) as error:
+            if isinstance(error, FileNotFoundError) or getattr(error, "missing", False):
+                return None
+            raise _storage_error("read", path, error) from error
+
+    def read_documents(self, names: Sequence[str]) -> Iterator[Any]:
+        """The documents of those names in their order, without those that are not there; a store is asked for several at
+        a time. Raises StorageError."""
+        with ThreadPoolExecutor(1 if self.local else READERS) as pool:
+            yield from (document for document in pool.map(self.read_json, names) if document is not None)
 
     def read_json(self, name: str) -> Any | None:
         """The document, or None where there is none. Raises StorageError where it is damaged."""
@@ -260,34 +294,32 @@ class RunFolder:
             if not directory.is_dir():
                 return []
             return sorted(inside + p.name for p in directory.iterdir() if _visible(p.name, suffix))
-        fs, root = self._filesystem()
         try:
-            names = [str(p).rsplit("/", 1)[-1] for p in fs.ls(f"{root}/{folder}", detail=False)]
-        except FileNotFoundError:
-            return []
+            names = stores.list_names(self._at(folder))
+        except StoreError as error:
+            raise _storage_error("list", self._at(folder), error) from error
         return sorted(inside + n for n in names if _visible(n, suffix))
 
     def remove(self, name: str) -> None:
-        """Removes a file if it is there."""
-        if self.local:
-            Path(self.path, name).unlink(missing_ok=True)
-            return
-        fs, root = self._filesystem()
-        if fs.exists(f"{root}/{name}"):
-            fs.rm_file(f"{root}/{name}")
+        """Removes a file if it is there. Raises StorageError."""
+        self._remove(name, lambda path: path.unlink(missing_ok=True), tree=False)
 
     def remove_tree(self, name: str) -> None:
-        """Removes a folder and all in it, if it is there."""
-        if self.local:
-            shutil.rmtree(Path(self.path, name), ignore_errors=True)
-            return
-        fs, root = self._filesystem()
-        if fs.exists(f"{root}/{name}"):
-            fs.rm(f"{root}/{name}", recursive=True)
+        """Removes a folder and all in it, if it is there. Raises StorageError."""
+        self._remove(name, lambda path: shutil.rmtree(path, ignore_errors=True), tree=True)
+
+    def _remove(self, name: str, act: Callable[[Path], None], tree: bool) -> None:
+        locks.check(self.path)
+        try:
+            act(Path(self.path, name)) if self.local else stores.remove(self._at(name), tree)
+        except (OSError, StoreError) as error:
+            raise _storage_error("remove", self._at(name), error) from error
 
     def sweep(self) -> None:
         """Removes drafts that a killed run left behind. Only for the holder of the lock."""
-        if self.local and Path(self.path).is_dir():
+        if not self.local:
+            stores.remove_drafts(self.path)
+        elif Path(self.path).is_dir():
             for draft in Path(self.path).glob("**/.*.tmp"):
                 draft.unlink(missing_ok=True)
 
@@ -298,56 +330,35 @@ class RunFolder:
             if directory.exists() and not directory.is_dir():
                 raise UsageError(f"output {self.path} is a file; give a folder")
             return not directory.exists() or not any(_counts(p.name) for p in directory.iterdir())
-        fs, root = self._filesystem()
         try:
-            return not fs.ls(root, detail=False)
-        except FileNotFoundError:
-            return True
+            return not any(_counts(name) for name in stores.list_names(self.path))
+        except StoreError as error:
+            raise _storage_error("list", self.path, error) from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the folder for one run. Raises UsageError while another live process of this host holds it."""
-        if not self.local:
+        """Holds the folder for one run. Raises UsageError while another run holds it, and StorageError in the end where a
+        lease in a store was lost meanwhile."""
+        held = locks.on_disk(Path(self.path)) if self.local else locks.in_store(self.path)
+        with held:
             yield
-            return
-        path = Path(self.path, ".lock")
-        mine = {"host": socket.gethostname(), "pid": os.getpid()}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            while True:
-                try:
-                    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-                    break
-                except FileExistsError:
-                    holder = _holder(path)
-                    if holder and not _is_gone(holder):
-                        raise UsageError(
-                            f"output {self.path} is in use by another run (process {holder.get('pid')} on "
-                            f"{holder.get('host')}); wait for it, or remove {path} if that run is no more"
-                        ) from None
-                    path.unlink(missing_ok=True)
-            with os.fdopen(descriptor, "w") as sink:
-                json.dump(mine, sink)
-        except OSError as error:
-            raise StorageError(f"cannot write to output {self.path}: {_cause(error)}") from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _upload(file: Any) -> Iterator[BinaryIO]:
+def _upload(upload: stores.Upload) -> Iterator[Any]:
     """An object of a store, which appears when its upload completes: not at all where writing it fails."""
     try:
-        yield file
+        yield upload
+        upload.commit()
     except BaseException:
-        if hasattr(file, "discard"):
-            file.discard()
-        with suppress(AttributeError):  # closing completes the upload; files in memory cannot be told not to
-            file.closed = True
+        upload.discard()
         raise
-    file.close()
+
+
+def _storage_error(verb: str, path: str, error: Exception) -> CrawlmillError:
+    if isinstance(error, StoreError) and error.unopened:
+        return UsageError(f"cannot use {path}: {error}")
+    return StorageError(f"cannot {verb} {path}: {_cause(error)}")
 
 
 def _counted(file: pq.ParquetFile, table: pa.Table, groups: Sequence[int] | None = None) -> pa.Table:
@@ -371,27 +382,7 @@ def _visible(name: str, suffix: str) -> bool:
 
 def _counts(name: str) -> bool:
     """Whether a file is more than the lock or a draft, which is all that a run killed at its beginning leaves."""
-    return name != ".lock" and not (name.startswith(".") and name.endswith(".tmp"))
-
-
-def _holder(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}  # a run was killed between making the lock and signing it
-
-
-def _is_gone(holder: dict[str, Any]) -> bool:
-    """True only where the holder ran on this host and its process has ended."""
-    if holder.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(int(holder["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, KeyError, ValueError):
-        return False
-    return False
+    return name != locks.NAME and not (name.startswith(".") and name.endswith(".tmp"))
 
 
 def _cause(error: BaseException) -> str:

