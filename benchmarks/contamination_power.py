@@ -35,8 +35,8 @@ from trainer.shards import TokenStore
 from trainer.train import Trainer
 from trainer.vocabulary import Vocabulary, end_beside
 
-SETS = {0: 45, 1: 10, 2: 12, 4: 12, 8: 6, 16: 4, 32: 2, 64: 1}
-"""Sets of each kind by copies: text is dear, so those of many copies are fewer."""
+SETS = {0: 150, 1: 10, 2: 12, 4: 12, 8: 6, 16: 4, 32: 2, 64: 1}
+"""Sets of each kind by copies: text is dear, so those of many copies are fewer, and those of none cost none."""
 PIECE = 20_000
 """Characters of a text, at most: a book is many."""
 STARTS = ["b", "br", "d", "f", "g", "gr", "h", "k", "kl", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "z"]
