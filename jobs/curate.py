@@ -102,7 +102,7 @@ def curate(
         STAGE,
         parts,
         curation.send,
-        [Hop(n_shards, curation.write)],
+        [Hop(n_shards, curation.write, schemas={"rows": schema})],
         partitions=partitions,
         least=source.least_slices,
         watch=watch,
