@@ -12,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs import locks, store
 from jobs.store import RunFolder, _upload
 from pipeline.errors import StorageError, UsageError
+from pipeline.sources import inputs, stores
 
 TABLE = pa.table({"a": [1, 2, 3]})
 
@@ -225,3 +227,15 @@ def test_a_lock_is_given_back_by_its_holder_alone(tmp_path: Path) -> None:
     with RunFolder(tmp_path).lock():
         (tmp_path / ".lock").write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "theirs"}))
     assert (tmp_path / ".lock").exists()
+
+
+def test_the_page_on_storage_says_what_is_done() -> None:
+    page = " ".join((Path(__file__).resolve().parents[2] / "docs" / "storage.md").read_text().split())
+    seconds = (stores.PATIENCE, stores.FIRST_PATIENCE, stores.PAUSE, stores.LONGEST_PAUSE, stores.STALL)
+    for n in (*seconds, locks.BEAT, locks.STALE, locks.GRACE):
+        assert f" {n:g} s" in page or f"({n:g} s" in page, n
+    for n in (stores.PART, inputs.REMOTE_BLOCK, store.SMALL, store.AHEAD):
+        assert f" {n >> 20} MB" in page
+    assert f"{store.READERS} at a time" in page and inputs.LOOK_UPS == 8
+    # An outage that is waited for does not cost the lease, and a lost one is noticed before it is taken.
+    assert stores.PATIENCE + locks.BEAT < locks.GRACE < locks.STALE - locks.BEAT
