@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup java lint types tests clean help
+.PHONY: demo test setup java lint types tests archive clean help
 
 help:
 	@echo "make demo   set up, then run the pipeline on the sample, show what it did, and train on it"
 	@echo "make test   set up, then lint, type-check and test"
-	@echo "make clean  remove what the two made"
+	@echo "make archive   pack what the machines of a cluster need (docs/cluster.md)"
+	@echo "make clean  remove what these made"
 
 demo: setup java
 	@rm -rf demo/out demo/gopher demo/tokenizer demo/tokens demo/mixed demo/model
@@ -24,7 +25,9 @@ demo: setup java
 	$(BIN)/crawlmill mix demo/web/mix.yaml --output demo/mixed
 	$(BIN)/crawlmill train --config demo/web/train.toml
 
-test: setup java lint types tests
+# Types are checked beside the tests: mypy keeps one core busy, and the tests of one process the other.
+test: setup java lint
+	@$(MAKE) --no-print-directory -j 2 types tests
 
 lint:
 	$(BIN)/ruff check .
@@ -42,14 +45,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		(echo "Crawlmill needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …"; exit 2)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[s3,http,train,test]'
+	@# Python compiles what is imported when it is; pip would compile all of it, for a minute.
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[s3,http,train,test]'
 	@echo "compiling the kernels, once"
-	@$(BIN)/python -c "import pyarrow; from pipeline.recipe import load_recipe; from pipeline.signals import measure; \
-		from pipeline.dedup.local import deduplicate, repeated_lines; measure(pyarrow.array(['a text']), load_recipe('default')); \
-		deduplicate(['one text of five words', 'one text of five words here']); repeated_lines(['a', 'b'], 1); \
-		from pipeline.signals.pii import Detector; Detector().find(pyarrow.array(['call (212) 555-0188'])); \
-		from pipeline.contamination.local import search; search(pyarrow.array(['who keeps the lamp of the mill']), \
-			[{'item': '1', 'question': 'who keeps the lamp of the mill'}])"
+	@$(BIN)/python docker/kernels.py
 	@touch $@
 
 # Spark needs a JVM of 17 or newer. Installed with apt where that is allowed, else the user is told how.
@@ -64,6 +63,19 @@ java:
 		echo "  brew install openjdk@17                          (macOS)"; \
 		echo "or set JAVA_HOME to one, and run the same command again."; exit 2; \
 	fi
+
+# For clusters on whose machines Crawlmill is not installed: all of it but Spark, which is there, kernels compiled. Numba compares
+# times of files to the nanosecond, which this form of tar keeps.
+archive:
+	rm -rf build/lib build/environment build/crawlmill-env.tar.gz
+	$(PYTHON) -m venv build/environment
+	build/environment/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[s3,http]'
+	rm -rf build/lib
+	@echo "compiling the kernels, once"
+	@cd build && environment/bin/python -P ../docker/kernels.py
+	tar --format=pax --exclude=./lib/python*/site-packages/pyspark --exclude=./lib/python*/site-packages/pip \
+		-czf build/crawlmill-env.tar.gz -C build/environment .
+	@ls -lh build/crawlmill-env.tar.gz
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info
