@@ -24,7 +24,8 @@ from urllib.parse import quote, urlsplit
 import urllib3
 
 from pipeline.errors import InputError, UsageError
-from pipeline.sources.inputs import Wanted, expand, open_input
+from pipeline.sources.inputs import open_input
+from pipeline.sources.stores import StoreError, etag, is_remote
 
 PIECE = 1 << 20
 """Bytes that are read at a time."""
@@ -37,8 +38,6 @@ LONGEST_WAIT = 3600.0
 
 FORBIDDEN_ATTEMPTS = 3
 """How often 403 is asked again: it may mean "too fast", and then going on asking makes it worse."""
-
-_ANY = Wanted("files", ("*",))
 
 
 class MissingError(InputError):
@@ -153,11 +152,16 @@ class Store:
 
     def facts(self, path: str) -> Facts:
         """Size and mark of a file. Raises InputError."""
-        with _missing():
-            (file,) = expand([self.address(path)], _ANY)
-        kind, _, mark = (file.version or "").partition(":")
-        etag = mark if kind == "etag" else None
-        return Facts(file.size, etag if etag is None or etag.startswith(('"', "W/")) else f'"{etag}"', file.version)
+        address = self.address(path)
+        with closing(self.open(path)) as file:
+            size = file.seek(0, 2)
+        if not is_remote(address):
+            return Facts(size, None, f"mtime:{Path(address).stat().st_mtime_ns}")
+        try:
+            tag = etag(address)
+        except StoreError as fault:
+            raise InputError(f"{address}: {fault}") from fault
+        return Facts(size, tag if tag is None or tag.startswith(('"', "W/")) else f'"{tag}"', None)
 
     def read(self, path: str) -> bytes:
         """All of a small file. Raises InputError."""
@@ -180,7 +184,7 @@ class Store:
     def open(self, path: str) -> BinaryIO:
         """A file to be read here and there. Raises InputError here and on reading."""
         with _missing():
-            return open_input(self.address(path))
+            return open_input(self.address(path), ahead=0)
 
     def body(self, path: str, start: int = 0, mark: str | None = None) -> Body:
         """The file from `start` on, if it still has that mark, else from its beginning. Raises InputError."""
@@ -189,7 +193,7 @@ class Store:
         return Body(facts, start, self._pieces(path, start))
 
     def _pieces(self, path: str, start: int) -> Iterator[bytes]:
-        with closing(self.open(path)) as file:
+        with _missing(), closing(open_input(self.address(path))) as file:
             file.seek(start)
             while data := file.read(PIECE):
                 yield data
@@ -201,7 +205,8 @@ def _missing() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if "no such file" in str(error) or "FileNotFoundError" in str(error):
+        fault = error.__cause__
+        if "no such file" in str(error) or (isinstance(fault, StoreError) and fault.missing):
             raise MissingError(str(error)) from None
         raise
 

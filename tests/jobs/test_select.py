@@ -295,7 +295,7 @@ def test_a_server_that_fails_stops_it_and_it_goes_on(
     Path(output, "warc", f"{CRAWL}-selected-00002-07.warc.gz").write_bytes(b"left behind")
     Path(output, ".lock").write_text(json.dumps({"host": os.uname().nodename, "pid": 2**22 + 1}))
     # Bytes that change on their way, or do not come, are asked for again.
-    how = server.behave(faults={"00002.warc.gz": ["spoiled", "cut", "ignore", "429:0", "cut"]})
+    how = server.behave(faults={"00002.warc.gz": ["spoiled", "cut", "429:0", "cut"]})
     select(Source(CRAWL, server.address), WANTED, output, **arguments)
     assert digests(Path(output)) == digests(whole)
     assert not how.gets(".parquet") and not how.gets("00000.warc.gz")
