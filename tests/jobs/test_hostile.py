@@ -28,7 +28,7 @@ from jobs.curate import outcome_counts, redecide
 from jobs.explain import find
 from jobs.extract import ExtractPart, Work
 from jobs.run import run
-from jobs.runs import Run, Task, existing_run, open_run
+from jobs.runs import Run, Task, existing_run, file_accounts, open_run
 from pipeline import pages
 from pipeline.errors import InputError, StorageError, UsageError
 from pipeline.pages import Extractor, PageBytes, PageText, Part
@@ -236,6 +236,34 @@ def test_rubbish_is_accounted_for(survived: Run) -> None:
     for name in ("text.warc.gz", "noise.warc.gz", "endless.warc", "negative.warc"):
         assert counts[name] == {"error": 1}, name
     assert "folder.warc.gz" not in counts
+
+
+@pytest.mark.spark
+def test_a_file_has_a_budget_of_its_own(survived: Run) -> None:
+    accounts = {Path(file.path).name: file for file in file_accounts(survived)}
+    assert set(accounts) == {
+        "cut.warc.gz",
+        "empty.warc.gz",
+        "text.warc.gz",
+        "noise.warc.gz",
+        "endless.warc",
+        "negative.warc",
+    }
+    cut = accounts["cut.warc.gz"]
+    assert (cut.read, cut.errors) == (5, 1) and 0.2 <= cut.lost_share < 0.5
+    assert [file.lost_share for file in accounts.values()] == sorted(
+        (f.lost_share for f in accounts.values()), reverse=True
+    )
+
+    def check(**limits: float) -> None:
+        inputs = survived.recipe.inputs.model_copy(update=limits)
+        job.check_inputs(Run(survived.folder, survived.recipe.model_copy(update={"inputs": inputs}), survived.info))
+
+    check(tolerate=0.95)
+    with pytest.raises(InputError, match="6 of 8 input files"):
+        check(tolerate=0.7, tolerate_file=0.1)
+    with pytest.raises(InputError, match="5 of 8 input files"):
+        check(tolerate=0.6, tolerate_file=0.5)
 
 
 @pytest.mark.spark
