@@ -157,8 +157,8 @@ def _check_space(folder: RunFolder, plan: Plan) -> None:
     if plan.bytes - begun > free:
         about = "" if plan.exact else "about "
         raise StorageError(
-            f"{len(plan.left)} files of {about}{plan.bytes / 1e9:.2f} GB do not fit on the disk of {folder.path}, where "
-            f"{free / 1e9:.2f} GB are free; fetch fewer files, or to another disk"
+            f"{len(plan.left)} files of {about}{plan.bytes / 1e6:,.1f} MB do not fit on the disk of {folder.path}, where "
+            f"{free / 1e6:,.1f} MB are free; fetch fewer files, or to another disk"
         )
 
 
