@@ -30,11 +30,13 @@ _BEFORE_RULES = (
     "gates.code.generated",
     "gates.content",
     "extraction",
+    "annotate",
     "gates.language",
     "gates.script",
 )
 
 _AFTER_RULES = (
+    "score.quarantined",
     QUALITY_RULE,
     NOTHING_MILD,
     NOTHING_LEFT,

@@ -9,7 +9,9 @@ put aside depends on the record and not on how files were split.
 import json
 import sys
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -90,6 +92,10 @@ def isolate(work: Callable[[int, int], Value], start: int, end: int) -> list[Val
 
 def _told(work: Callable[[int, int], Any], span: tuple[int, int]) -> tuple[CrawlmillError | None, Any]:
     """The value, or the error that no record is to blame for."""
+    with suppress(
+        OSError
+    ):  # where the machine is out of memory, this process is to go, and not the worker that waits for it
+        Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         return None, work(*span)
     except CrawlmillError as error:

@@ -132,12 +132,13 @@ def release(opened: Run) -> None:
     if not notes:
         return
     first = min(STAGES.index(stage) for stage in notes)
+    for stage in STAGES[first:]:
+        opened.info["stages"].pop(stage, None)
+    opened.save()  # before anything is removed: a run that is killed in between finds what it lacks
     for stage, parts in notes.items():
         for later in quarantine.STAGES[quarantine.STAGES.index(stage) :]:
             for note in parts:
                 opened.folder.remove(f"_manifests/{later}/{note['part']}.json")
-    for stage in STAGES[first:]:
-        opened.info["stages"].pop(stage, None)
     deduplicate.forget(opened)
     opened.folder.remove_tree(decontaminate.WORK)
 

@@ -103,7 +103,8 @@ class _Scores:
         self, own: RunFolder, part: str, documents: pa.Table, edits: pa.Table
     ) -> tuple[pa.Table, pa.Table, dict[str, str]]:
         """Scores and sentences without the texts that end a worker by themselves, and the ids of these with the error."""
-        _scorer(self.recipe.score)  # opened before children are forked
+        # Opened and compiled here, and not again in every child.
+        _scorer(self.recipe.score).score(pa.array(["A few words."]), pa.array(["en"]))
         scores, sentences = [self.schema.empty_table()], [SENTENCES.empty_table()]
         lost: dict[str, str] = {}
         for piece in quarantine.isolate(
