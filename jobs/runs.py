@@ -98,7 +98,7 @@ class Run:
         """The manifests of a stage, in the order of parts; read once where the stage is done."""
         if stage not in self._read or not self.is_done(stage):
             names = self.folder.list(f"_manifests/{stage}", ".json")
-            self._read[stage] = [facts for name in names if (facts := self.folder.read_json(name)) is not None]
+            self._read[stage] = list(self.folder.read_documents(names))
         return self._read[stage]
 
     def is_done(self, stage: str) -> bool:
