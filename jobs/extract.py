@@ -115,14 +115,16 @@ class ExtractPart:
         end = lost.end
         if lost.end - lost.start == 1 and self.recipe.inputs.format != "parquet":  # whose offsets are no bytes
             size = max(work.size or 0, end)
-            (found,) = quarantine.isolate(lambda _start, _end: self._next(work, end, size), 0, 1)
-            end = found if isinstance(found, int) else end
+            # The next record may be such a one itself, and in the part of another task.
+            found = quarantine.isolate(partial(self._first, work), end, size)
+            begins = (piece.start if isinstance(piece, Lost) else piece for piece in found)
+            end = next((begin for begin in begins if begin is not None), size)
         return [Damage(task.path, lost.start, end - lost.start, lost.why)]
 
-    def _next(self, work: Work, start: int, size: int) -> int:
-        """Where the first record after a byte begins, or where the file ends."""
-        first = next(iter(self._items(work, start, size)), None) if start < size else None
-        return size if first is None else first.offset
+    def _first(self, work: Work, start: int, end: int) -> int | None:
+        """Where the first record begins that begins in a range of bytes."""
+        first = next(iter(self._items(work, start, end)), None) if start < end else None
+        return None if first is None else first.offset
 
 
 def _put_aside(extractor: Extractor, work: Work, damage: Damage) -> Part:

@@ -8,7 +8,7 @@ put aside depends on the record and not on how files were split.
 
 import json
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -59,20 +59,19 @@ def retried() -> bool:
     return context is not None and context.attemptNumber() > 0
 
 
-def isolate(work: Callable[[int, int], Value], start: int, end: int) -> list[Value | Lost]:
+def isolate(work: Callable[[int, int], Value], start: int, end: int) -> Iterator[Value | Lost]:
     """What `work` gives for the range [start, end), in order: in one piece, or in pieces around what failed by itself.
 
     `work` runs in a forked child, its value is pickled. Raises the CrawlmillError that it raises, and StorageError for an
     error of the machine: neither is the fault of a record.
     """
-    found: list[Value | Lost] = []
+    n_lost = 0
     left = [(start, end)]
     with Sandbox(partial(_told, work), timeout_s=_FOREVER, memory_mb=0) as sandbox:
         while left:
             start, end = left.pop()
             outcome = sandbox.run((start, end))
-            several = end - start > 1
-            if isinstance(outcome, Failure) and several and sum(isinstance(f, Lost) for f in found) < MOST_ALONE:
+            if isinstance(outcome, Failure) and end - start > 1 and n_lost < MOST_ALONE:
                 middle = (start + end) // 2
                 left += [(middle, end), (start, middle)]
                 continue
@@ -80,14 +79,13 @@ def isolate(work: Callable[[int, int], Value], start: int, end: int) -> list[Val
                 sandbox.close()
                 outcome = sandbox.run((start, end))
             if isinstance(outcome, Failure):
-                why = "ran out of memory" if outcome.kind == "memory" else outcome.message
-                found.append(Lost(start, end, why))
+                n_lost += 1
+                yield Lost(start, end, "ran out of memory" if outcome.kind == "memory" else outcome.message)
                 continue
             error, value = outcome.value
             if error is not None:
                 raise error
-            found.append(value)
-    return found
+            yield value
 
 
 def _told(work: Callable[[int, int], Any], span: tuple[int, int]) -> tuple[CrawlmillError | None, Any]:
