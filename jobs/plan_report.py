@@ -9,6 +9,7 @@ from jobs.plan_sample import folder_sizes
 from jobs.runs import Run
 from pipeline.errors import UsageError
 from pipeline.planning import Interval
+from pipeline.recipe import Recipe
 
 GROUPS = {
     "records": "records",
@@ -78,6 +79,11 @@ def _costs(stage: str, facts: Mapping[str, Any], cores: int) -> dict[str, float]
     return found
 
 
+def comparable(recipe: Recipe) -> str:
+    """The digest of a recipe, whatever share of damaged inputs it tolerates."""
+    return recipe.model_copy(update={"inputs": recipe.inputs.model_copy(update={"tolerate": 1.0})}).digest
+
+
 class Compared(NamedTuple):
     """A figure of a plan beside what the run came to; `ratio` is plan by run."""
 
@@ -93,10 +99,11 @@ def check(plan: Mapping[str, Any], run: Run) -> list[Compared]:
 
     Raises UsageError where the run is of another recipe or other inputs, or is not finished.
     """
-    if plan["recipe_digest"] != run.info["recipe_digest"]:
+    digest = comparable(run.recipe)
+    if plan["recipe_digest"] != digest:
         raise UsageError(
             f"the plan is for recipe {plan['recipe']!r} ({plan['recipe_digest'][:8]}), the run is of "
-            f"{run.info['recipe']['name']!r} ({run.info['recipe_digest'][:8]}); plan again with the run's recipe"
+            f"{run.recipe.name!r} ({digest[:8]}); plan again with the run's recipe"
         )
     read = sum(file["size"] or 0 for file in run.info["inputs"])
     if read != plan["inputs"]["bytes"]:

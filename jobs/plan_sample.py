@@ -125,7 +125,8 @@ def choose(found: Survey, recipe: Recipe, n_bytes: int | None, n_files: int | No
 def take(found: Survey, chosen: Sequence[Stretch], whole_files: bool, folder: Path, part_bytes: int) -> Sample:
     """Copies stretches into archives of about `part_bytes` in `folder`; of whole files only notes the names.
 
-    What cannot be read is in `problems`, by path; its unit holds nothing. Raises InputError where nothing can be.
+    What cannot be read is in `problems`, by path; its unit holds nothing. A unit of a file of which no part can be taken has
+    no size, as if it were like the others. Raises InputError where nothing can be read.
     """
     if whole_files:
         paths = tuple(found.files[s.file].path for s in chosen)
@@ -133,11 +134,16 @@ def take(found: Survey, chosen: Sequence[Stretch], whole_files: bool, folder: Pa
         return Sample(paths, np.array([s.end - s.start for s in chosen], float), starts, {}, False)
     writers: dict[str, _Writer] = {}
     problems: dict[str, str] = {}
+    sizes = np.array([s.end - s.start for s in chosen], float)
     copied = 0
     for number, stretch in enumerate(chosen):
         path = found.files[stretch.file].path
         try:
             body, kind = _bytes(path, stretch)
+        except _UndividedError as error:
+            problems.setdefault(path, str(error))
+            sizes[number] = 0
+            continue
         except (InputError, OSError) as error:
             problems.setdefault(path, str(error))
             continue
@@ -150,7 +156,7 @@ def take(found: Survey, chosen: Sequence[Stretch], whole_files: bool, folder: Pa
         why = next(iter(problems.values()), "the stretches that were drawn hold no records")
         raise InputError(f"nothing could be read of the sample: {why}")
     starts = {path: place for writer in writers.values() for path, place in writer.places().items()}
-    return Sample(tuple(sorted(starts)), np.array([s.end - s.start for s in chosen], float), starts, problems, True)
+    return Sample(tuple(sorted(starts)), sizes, starts, problems, True)
 
 
 def _bytes(path: str, stretch: Stretch) -> tuple[bytes, str]:
@@ -181,14 +187,18 @@ def _kind(path: str, stream: BinaryIO) -> str:
     if head == _ZSTD:
         return "zst"
     if head == _ZSTD_DICTIONARY:
-        raise InputError(
+        raise _UndividedError(
             f"{path}: its records share a dictionary, so no part of it can be taken; give --files N instead"
         )
     raise _undivided(path)
 
 
+class _UndividedError(InputError):
+    """A file that can only be read as a whole."""
+
+
 def _undivided(path: str) -> InputError:
-    return InputError(
+    return _UndividedError(
         f"{path}: is not compressed record by record, so no part of it can be taken; give --files N instead"
     )
 

@@ -47,7 +47,7 @@ def stretches(sizes: Sequence[int], n_bytes: int, stretch_bytes: int, seed: int)
     """
     counts = [max(1, -(-size // stretch_bytes)) if size else 0 for size in sizes]
     n_cells = sum(counts)
-    wanted = min(n_cells, max(1, round(n_bytes / stretch_bytes)))
+    wanted = n_cells if n_bytes >= sum(sizes) else min(n_cells, max(1, round(n_bytes / stretch_bytes)))
     if not n_cells:
         return []
     ends = np.linspace(0, n_cells, wanted + 1)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks import scale
 from pipeline.planning import (
     LEAST_UNITS,
     Clusters,
@@ -153,3 +154,21 @@ def test_more_cores_than_tasks_do_not_help() -> None:
     assert wall_seconds(10, 1000, 10, 0, 100) == 110
     assert wall_seconds(10, 1000, 10_000, 10, 100) == wall_seconds(10, 1000, 100, 10, 100) == 25
     assert wall_seconds(3, 0, 8, 0, 0) == 3
+
+
+def test_the_page_on_scale_shows_what_the_command_computes() -> None:
+    """`python -m benchmarks.scale --write` puts it there."""
+    assert f"{scale.BEGIN}\n{scale.figures(scale.load())}\n{scale.END}" in scale.PAGE.read_text(encoding="utf-8")
+
+
+def test_a_crawl_of_another_size_costs_in_proportion_but_for_what_travels_alone() -> None:
+    rates = scale.load()
+    one, ten = (
+        scale.Projection(rates, scale.Crawl(files=n * 9000, n_bytes=n * 8e12, pages=n * 2.14e8)) for n in (1, 10)
+    )
+    for stage in ("extract", "annotate", "curate"):
+        assert ten.work()[stage] == pytest.approx(10 * one.work()[stage])
+    assert ten.parts == 10 * one.parts and ten.shards == pytest.approx(10 * one.shards, abs=10)
+    sent = [p.exchanges()["decided rows (curate)"] for p in (one, ten)]
+    assert sent[1]["row_bytes"] == pytest.approx(10 * sent[0]["row_bytes"])
+    assert sent[1]["tables"] / sent[1]["rows"] > sent[0]["tables"] / sent[0]["rows"]
