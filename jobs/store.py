@@ -43,6 +43,9 @@ AHEAD = 1 << 20
 READERS = 16
 """Small files of a store that are fetched at a time."""
 
+LARGE_READERS = 4
+"""Files of a table that are fetched at a time: they are held in memory."""
+
 COPY = 8 << 20
 
 
@@ -254,11 +257,15 @@ class RunFolder:
             return dataset.to_table(columns=columns, filter=condition)
 
         def matching(name: str) -> pa.Table:
-            return self._read(
-                name, lambda file: ds.dataset(file.read()).to_table(columns=columns, filter=condition), True
-            )
+            body = self.read_bytes(name)
+            if body is None:
+                raise StorageError(f"cannot read {self._at(name)}: it was removed just now")
+            try:
+                return pq.read_table(pa.BufferReader(body), columns=columns, filters=condition)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise _storage_error("read", self._at(name), error) from error
 
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(LARGE_READERS) as pool:
             return pa.concat_tables(pool.map(matching, files))
 
     def read_bytes(self, name: str) -> bytes | None:

@@ -27,7 +27,7 @@ from pipeline.errors import CrawlmillError
 
 PATIENCE = 120.0
 """Seconds for which a failing request is repeated."""
-FIRST_PATIENCE = 20.0
+FIRST_PATIENCE = 60.0
 """The same before a store has answered this process at all: its address may be wrong."""
 LOCAL_PATIENCE = 5.0
 """The same for a file on a disk, or what is mounted like one."""
@@ -183,11 +183,12 @@ def patiently(path: str, act: Callable[[], T], patience: float | None = None) ->
             pause = max(_JITTER.uniform(0, min(LONGEST_PAUSE, PAUSE * 2**attempt)), _asked(error))
             attempt += 1
             waited = time.monotonic() - began
-            if waited + pause > (patience if patience is not None else _patience(path)):
+            left = (patience if patience is not None else _patience(path)) - waited
+            if left <= 0:
                 words = f"gave up after {attempt} attempts in {waited:.0f} s: {_said(error)}"
                 raise StoreError(words + _advice(error, path)) from error
             _LOG.info("%s: %s; again in %.1f s", path, _said(error), pause)
-            time.sleep(pause)
+            time.sleep(min(pause, left))
         else:
             _ANSWERED.add((os.getpid(), _scheme(path)))
             return done
@@ -444,7 +445,7 @@ def remove_drafts(path: str) -> None:
     bucket, key, _ = system.split_path(root)
 
     def ask() -> None:
-        found = system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/")
+        found = system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/" if key else "")
         for upload in found.get("Uploads", ()):
             system.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 

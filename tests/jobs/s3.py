@@ -1,10 +1,12 @@
 """An S3 server on loopback (SeaweedFS), and a proxy before it that counts requests and makes them fail."""
 
+import ctypes
 import http.client
 import http.server
 import importlib.util
 import json
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -54,7 +56,7 @@ def serving(folder: Path) -> Iterator[int]:
     command += [f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=20"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-s3.autoCreateBucket=false"]
     with (folder / "log").open("wb") as log:
-        running = subprocess.Popen(command, stdout=log, stderr=log)
+        running = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)
     try:
         if not _ready(port, running):
             pytest.fail("the S3 server did not start: " + (folder / "log").read_text()[-500:])
@@ -62,6 +64,12 @@ def serving(folder: Path) -> Iterator[int]:
     finally:
         running.kill()  # asked to end, it waits half a minute for heartbeats
         running.wait()
+
+
+def _die_with_parent() -> None:
+    """Not even tests that are killed leave a server behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _ready(port: int, running: subprocess.Popen) -> bool:

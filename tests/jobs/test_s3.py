@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from jobs.store import RunFolder
 from jobs.tokenise import tokenise
 from pipeline.errors import CrawlmillError, InputError, StorageError, UsageError
 from pipeline.mixing.options import parse_mix
-from pipeline.recipe import Recipe
+from pipeline.recipe import load_recipe
 from pipeline.sources import inputs, stores
 from pipeline.sources.archive import read_archive
 from pipeline.tokenizer.files import TokenizerFile
@@ -38,6 +39,12 @@ from pipeline.tokenizer.files import TokenizerFile
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = pa.table({"a": np.arange(5000), "b": [f"text {i}" for i in range(5000)]})
 TABLES = ("records", "documents", "signals", "duplicates", "ledger", "curated")
+RECIPE = """
+name: stored
+rules: {gopher_quality: gopher_quality@datatrove}
+dedup: {minhash: {}}
+inputs: {tolerate: 1}
+"""
 KINDS = ("503", "500", "429", "reset", "cut", "stall")
 
 
@@ -476,13 +483,25 @@ def test_a_store_without_conditions_says_so(proxy: Proxy, monkeypatch: pytest.Mo
 # Whole runs
 
 
-def command(arguments: list[str], proxy: Proxy) -> subprocess.Popen:
+@contextmanager
+def started(arguments: list[str], proxy: Proxy, said: Path) -> Iterator[subprocess.Popen]:
+    """The command line in a process of its own; what it leaves running is ended with it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment |= {**OWNER, "AWS_ENDPOINT_URL": proxy.address, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )  # fmt: skip
+    with said.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *arguments],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture
@@ -494,9 +513,11 @@ def crawl(proxy: Proxy, sample_web: Path) -> str:
 
 @pytest.mark.spark
 def test_a_run_from_s3_to_s3_that_is_killed_and_meets_an_outage(
-    proxy: Proxy, server: int, crawl: str, tolerant: Recipe, tmp_path: Path
+    proxy: Proxy, server: int, crawl: str, tmp_path: Path
 ) -> None:
-    in_process(tolerant, crawl, str(tmp_path / "near"), str(tmp_path / "index"))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    in_process(load_recipe(str(recipe)), crawl, str(tmp_path / "near"), str(tmp_path / "index"))
     seen = 0
 
     def flaky(request: Request) -> str | None:
@@ -506,16 +527,14 @@ def test_a_run_from_s3_to_s3_that_is_killed_and_meets_an_outage(
 
     proxy.clear()
     proxy.fault = flaky
-    arguments = ["run", "--tolerate", "1", "--input", crawl, "--output", "s3://bucket/out"]
+    arguments = ["run", "--recipe", str(recipe), "--input", crawl, "--output", "s3://bucket/out"]
     arguments += ["--index", "s3://bucket/index"]
-    begun = command(arguments, proxy)
-    while begun.poll() is None and not proxy.count("PUT", "_manifests/annotate"):
-        time.sleep(0.05)
-    os.kill(begun.pid, signal.SIGKILL)
-    begun.communicate()
-    assert begun.returncode == -signal.SIGKILL
+    with started(arguments, proxy, tmp_path / "killed") as killed:
+        while killed.poll() is None and not proxy.count("PUT", "_manifests/annotate"):
+            time.sleep(0.05)
+        os.kill(killed.pid, signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL, (tmp_path / "killed").read_text()
 
-    again = command(arguments, proxy)
     outage: list[float] = []
 
     def down(request: Request) -> str | None:
@@ -525,8 +544,8 @@ def test_a_run_from_s3_to_s3_that_is_killed_and_meets_an_outage(
         return "reset" if outage and time.monotonic() < outage[0] else flaky(request)
 
     proxy.fault = down
-    _, said = again.communicate(timeout=200)
-    assert again.returncode == 0, said[-2000:]
+    with started(arguments, proxy, tmp_path / "said") as again:
+        assert again.wait(timeout=250) == 0, (tmp_path / "said").read_text()
     proxy.clear()
     assert outage and digests("s3://bucket/out", *TABLES) == digests(str(tmp_path / "near"), *TABLES)
     assert outcome_counts(existing_run("s3://bucket/out"))["kept"] > 0
