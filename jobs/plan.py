@@ -17,7 +17,6 @@ from typing import Any
 from jobs import run as whole_run
 from jobs import score
 from jobs.plan_foresight import Foresight, Plan, Prices
-from jobs.plan_report import comparable
 from jobs.plan_sample import Sample, choose, survey, take
 from jobs.runs import Run, Task, code_version, existing_run, open_run
 from pipeline.errors import UsageError
@@ -89,7 +88,7 @@ def plan(
         done = [existing_run(run.folder.path) for run in runs]
         made = Plan(
             recipe.name,
-            comparable(recipe),
+            recipe.digest,
             code_version(),
             seed,
             {

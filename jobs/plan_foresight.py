@@ -18,7 +18,18 @@ from jobs.store import ROW_GROUP
 from pipeline.curation import kept_rows, shard_count
 from pipeline.dedup.normalise import lines
 from pipeline.dedup.repeats import text_number
-from pipeline.planning import DRAWS, Clusters, Interval, Totals, interval, parcels, wall_seconds, widened
+from pipeline.planning import (
+    DRAWS,
+    Clusters,
+    Interval,
+    Prior,
+    Totals,
+    interval,
+    near_duplicates,
+    parcels,
+    wall_seconds,
+    widened,
+)
 from pipeline.recipe import Recipe
 from pipeline.scores import RANK_BINS
 
@@ -174,7 +185,9 @@ class Foresight:
         share = self.totals.share
         removed: dict[str, np.ndarray] = {}
         for method, members in self._clusters().items():
-            law = Clusters.of(members, share, float(np.median(left)))
+            n_pages = float(np.median(left))
+            prior = near_duplicates(n_pages) if method == "minhash" else Prior()
+            law = Clusters.of(members, share, n_pages, prior=prior)
             rates = (
                 law.removed(self.plan.seed) if share < 1 else np.full(DRAWS, 1 - len(members) / max(1, members.sum()))
             )
@@ -416,9 +429,8 @@ class Foresight:
         if name not in self.seen:
             return
         n_bytes, small = (sum(f["size"] for f in run.info["inputs"]) for run in (self.run, self.small[0]))
-        shards = {curate.STAGE: self.shards, deduplicate.STAGE: self.index_shards}.get(stage)
-        if shards is not None:
-            given, earlier, wanted = float(n_bytes), float(small), self.found.n_bytes / shards
+        if stage == curate.STAGE:
+            given, earlier, wanted = float(n_bytes), float(small), self.found.n_bytes / self.shards
         else:
             given, earlier = n_bytes / len(self.run.tasks), small / len(self.small[0].tasks)
             wanted = self.found.n_bytes / self.found.n_tasks

@@ -9,7 +9,6 @@ from jobs.plan_sample import folder_sizes
 from jobs.runs import Run
 from pipeline.errors import UsageError
 from pipeline.planning import Interval
-from pipeline.recipe import Recipe
 
 GROUPS = {
     "records": "records",
@@ -79,11 +78,6 @@ def _costs(stage: str, facts: Mapping[str, Any], cores: int) -> dict[str, float]
     return found
 
 
-def comparable(recipe: Recipe) -> str:
-    """The digest of a recipe, whatever share of damaged inputs it tolerates."""
-    return recipe.model_copy(update={"inputs": recipe.inputs.model_copy(update={"tolerate": 1.0})}).digest
-
-
 class Compared(NamedTuple):
     """A figure of a plan beside what the run came to; `ratio` is plan by run."""
 
@@ -99,7 +93,7 @@ def check(plan: Mapping[str, Any], run: Run) -> list[Compared]:
 
     Raises UsageError where the run is of another recipe or other inputs, or is not finished.
     """
-    digest = comparable(run.recipe)
+    digest = run.recipe.digest
     if plan["recipe_digest"] != digest:
         raise UsageError(
             f"the plan is for recipe {plan['recipe']!r} ({plan['recipe_digest'][:8]}), the run is of "

@@ -136,12 +136,21 @@ def widened(draws: np.ndarray, relative: float, seed: int) -> np.ndarray:
 @dataclass(frozen=True)
 class Prior:
     """What is known of clusters before any is seen: the median share of them that have more than one member, the standard
-    deviation of its logarithm, and the exponent of the law of their sizes with its standard deviation."""
+    deviation of its logarithm, and the exponent of the law of their sizes with its standard deviation.
 
-    several: float = 0.05
+    A share of 0.02 is that of a mixture of 7,000 pages of some twenty sites, by address, by text and nearly.
+    """
+
+    several: float = 0.02
     several_log_sd: float = 1.5
     exponent: float = 2.5
     exponent_sd: float = 0.6
+
+
+def near_duplicates(n_pages: float) -> Prior:
+    """What is known of near-duplicates: crawls of more pages have more of them, such that of 400 million pages of one crawl
+    44 % are removed (FineWeb, base filter to MinHash of one dump: 36 T tokens to 20 T)."""
+    return Prior(several=min(0.3, 0.006 * math.exp(0.4 * math.log10(max(10.0, n_pages)))))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pipeline.planning import (
     Stretch,
     Totals,
     interval,
+    near_duplicates,
     parcels,
     some_files,
     stretches,
@@ -124,7 +125,9 @@ def test_a_tiny_share_of_the_whole_says_little_of_duplicates() -> None:
     members = np.ones(3000, int)
     near, far = (interval(Clusters.of(members, s, 3000 / s).removed(0)) for s in (0.5, 1e-6))
     assert near.high < 0.03
-    assert far.high - far.low > 0.3
+    assert far.high - far.low > 0.2
+    common = interval(Clusters.of(members[:1000], 1e-6, 4e8, prior=near_duplicates(4e8)).removed(0))
+    assert common.low < 0.1 and common.high > 0.5
 
 
 def test_no_pages_no_clusters() -> None:
