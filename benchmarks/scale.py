@@ -58,6 +58,9 @@ STAR_STEP_SECONDS = 147.2 / 7 / 2e6
 
 STAR_STEPS = 10
 ONE_TASK_EDGES = 5_000_000
+SAMPLE_PAGE_BYTES, LINES_A_PAGE = 23_400, 25
+"""Of the sample crawl: bytes of HTML of a page, and lines of a page that passes the rules, on average."""
+
 GETS_A_TABLE = 5
 """Ranged reads of one Parquet file: footer, and columns in a few stretches."""
 
@@ -267,9 +270,9 @@ def measured(plan: dict[str, Any]) -> dict[str, Any]:
     return {
         **rates,
         "tables": weights,
-        "lines_a_page": 25,
+        "lines_a_page": LINES_A_PAGE,
         "bands": banding[1],
-        "page_bytes": 23_400,
+        "page_bytes": SAMPLE_PAGE_BYTES,
         "busy": BUSY,
         "most_split_bytes": MOST_SPLIT_BYTES,
         "shard_bytes": recipe.output.shard_bytes,

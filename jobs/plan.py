@@ -33,7 +33,7 @@ BYTES_A_CORE_SECOND = 300_000
 in 25 s on two cores, then without deduplication and scores): enough to say beforehand how long a plan takes."""
 
 START_SECONDS = 40.0
-"""What both runs cost beside reading, on two cores."""
+"""What the three runs cost beside reading, on two cores."""
 
 Tell = Callable[[str], None]
 

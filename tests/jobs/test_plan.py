@@ -173,3 +173,19 @@ def test_figures_are_shown_in_units() -> None:
     assert shown("cpu/all", 7.2e7) == "2e+04 h" or shown("cpu/all", 7.2e7) == "20,000 h"
     assert shown("records/read", 2_140_000_000) == "2.14 G"
     assert Interval(1, 0, 2).value == 1 and np.isfinite(1.0)
+
+
+def test_the_job_ends_with_the_exit_codes_of_the_command_line(
+    sample_web: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, code in (
+        (["--input", "nowhere.warc.gz"], 3),
+        (["--input", str(sample_web), "--sample", "all"], 2),
+        (["--input", str(sample_web), "--recipe", "nothing"], 2),
+        (["--input", str(sample_web), "--sample", "1%", "--files", "2"], 2),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            plan_commands.main(arguments)
+        assert ended.value.code == code
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1
