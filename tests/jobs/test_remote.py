@@ -151,17 +151,19 @@ def test_a_run_over_http_gives_the_rows_of_a_run_over_files(
     assert outcome_counts(far)["kept"] == outcome_counts(near)["kept"] > 0
 
 
-def in_process(recipe: Recipe, archive: str, output: str, index: str | None = None) -> Run:
+def in_process(recipe: Recipe, archive: str, output: str) -> Run:
     """A whole run without Spark: memory:// lives in one process only."""
     opened = open_run(output, recipe, [archive], partitions=4)
     with opened.folder.lock():
         opened.folder.sweep()
         size = opened.info["inputs"][0]["size"]
+        done = opened.done(extract.STAGE)
         for task in opened.tasks:
-            extract.ExtractPart(opened.folder.path, recipe)(extract.Work(task, size, opened.files(task)))
+            if task.part not in done:
+                extract.ExtractPart(opened.folder.path, recipe)(extract.Work(task, size, opened.files(task)))
             annotate.AnnotatePart(opened.folder.path, recipe)(task.part)
         score.score(None, opened)
-        deduplicate.deduplicate(None, opened, None, index)
+        deduplicate.deduplicate(None, opened)
         decontaminate.decontaminate(None, opened)
         curate(None, opened)
         opened.record("curate", done=True)
