@@ -15,7 +15,7 @@ from jobs.run import run
 from pipeline.recipe import RECIPES, load_recipe
 from pipeline.sample import write_sample
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(600)]
 
 TABLES = ("records", "documents", "signals", "edits", "scores", "duplicates", "cuts", "ledger", "curated")
 
