@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterator
 from math import inf
 
-from presidio_analyzer.predefined_recognizers import IbanRecognizer, IpRecognizer
-
 from pipeline.signals.pii import kernel as k
+from pipeline.signals.pii.presidio import IbanRecognizer, IpRecognizer
 from pipeline.signals.pii.recognizers import (
     ArchivedEmail,
     Card,

@@ -9,15 +9,16 @@ from typing import Any
 
 import phonenumbers
 import regex
-from presidio_analyzer import Pattern, PatternRecognizer
-from presidio_analyzer.predefined_recognizers import (
+from tldextract import TLDExtract
+
+from pipeline.signals.pii.presidio import (
     CreditCardRecognizer,
     CryptoRecognizer,
     EmailRecognizer,
+    Pattern,
+    PatternRecognizer,
     UsSsnRecognizer,
 )
-from tldextract import TLDExtract
-
 from pipeline.signals.pii.tables import words
 
 _WORD = re.compile(r"[^\W\d_]++(?:/[^\W\d_]++)?(?!\d)")
