@@ -29,7 +29,7 @@ def show(out: Console, run: Run) -> None:
             out.print(f"{escape(file.path)}  {bad}{file.in_words()}", highlight=False, soft_wrap=True)
         if len(files) > MOST_SHOWN:
             out.print(f"and {len(files) - MOST_SHOWN:,} more")
-    notes = quarantine.put_aside_of(run)
+    notes = quarantine.put_aside_of(run.folder)
     if notes:
         out.rule("quarantined: ended every worker that touched it", align="left")
         table = Table(box=None, pad_edge=False)

@@ -12,16 +12,13 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from jobs.store import RunFolder
 from pipeline.errors import CrawlmillError, StorageError
 from pipeline.extraction.sandbox import Failure, Sandbox
-
-if TYPE_CHECKING:
-    from jobs.runs import Run
 
 Value = TypeVar("Value")
 
@@ -147,17 +144,17 @@ def marked(table: pa.Table) -> dict[str, str]:
     return {} if noted is None else json.loads(noted)
 
 
-def put_aside_of(run: "Run") -> dict[str, list[dict[str, Any]]]:
+def put_aside_of(folder: RunFolder) -> dict[str, list[dict[str, Any]]]:
     """By stage the notes of a run, in the order of parts: dicts of part and lost."""
     found = {}
     for stage in STAGES:
-        notes = [run.folder.read_json(name) for name in run.folder.list(f"{NOTES}/{stage}", ".json")]
+        notes = [folder.read_json(name) for name in folder.list(f"{NOTES}/{stage}", ".json")]
         if notes:
             found[stage] = [note for note in notes if note is not None]
     return found
 
 
-def summary(run: "Run") -> dict[str, Any]:
+def summary(folder: RunFolder) -> dict[str, Any]:
     """What run.json says of it: by stage how many parts and records were put aside, and where the first ten lie."""
     return {
         stage: {
@@ -165,7 +162,7 @@ def summary(run: "Run") -> dict[str, Any]:
             "records": sum(len(note["lost"]) for note in notes),
             "places": [in_place(lost) for note in notes for lost in note["lost"]][:10],
         }
-        for stage, notes in put_aside_of(run).items()
+        for stage, notes in put_aside_of(folder).items()
     }
 
 

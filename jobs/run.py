@@ -80,7 +80,7 @@ def run(
             _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, index, progress, meter, spark_ui)
         # Workers outlive a killed run for a moment, and may have begun a file since the folder was swept.
         opened.folder.sweep()
-        opened.note("quarantined", quarantine.summary(opened))
+        opened.note("quarantined", quarantine.summary(opened.folder))
     check_inputs(opened)
     return opened
 
@@ -120,7 +120,7 @@ def _stages(
 
 
 def _tell_quarantined(opened: Run, stage: str) -> None:
-    found = quarantine.summary(opened)
+    found = quarantine.summary(opened.folder)
     observe.tell(quarantined=sum(facts["records"] for facts in found.values()))
     if stage in found:
         log.event("quarantined", logging.WARNING, stage=stage, **found[stage])
@@ -128,7 +128,7 @@ def _tell_quarantined(opened: Run, stage: str) -> None:
 
 def release(opened: Run) -> None:
     """Has the parts done again of which something was put aside, and every stage that saw what was left of them."""
-    notes = quarantine.put_aside_of(opened)
+    notes = quarantine.put_aside_of(opened.folder)
     if not notes:
         return
     first = min(STAGES.index(stage) for stage in notes)

@@ -44,8 +44,7 @@ def session(app: str, master: str | None = None, ui: bool = False) -> Any:
         chosen = settings.wanted((given := _submitted_with()).get("spark.master", "local"), given, submitted)
     else:
         _check_java()
-        # All cores, and as on a cluster a task whose worker was killed is tried again, twice.
-        chosen = {"spark.master": master or "local[*,3]"}
+        chosen = {"spark.master": _retrying(master or "local[*]")}
         chosen |= settings.wanted(chosen["spark.master"], settings.given_in_files(os.environ, _spark_home()), submitted)
     if ui:
         chosen["spark.ui.enabled"] = "true"
@@ -63,6 +62,11 @@ def session(app: str, master: str | None = None, ui: bool = False) -> Any:
         # PySpark puts a handler of its own here, which cancels jobs and reports each at length.
         signal.signal(signal.SIGINT, interrupted)
     return started
+
+
+def _retrying(master: str) -> str:
+    """A local master that tries a task whose worker was killed again, twice, as a cluster would: `local[4]` does not."""
+    return re.sub(r"\Alocal(?:\[([^,\]]+)\])?\Z", lambda found: f"local[{found[1] or 1},3]", master)
 
 
 def _submitted_with() -> dict[str, str]:

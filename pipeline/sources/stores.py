@@ -13,12 +13,12 @@ import functools
 import json
 import logging
 import os
-import random
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from random import SystemRandom
 from typing import Any, TypeVar
 
 import fsspec
@@ -41,7 +41,7 @@ CONNECTIONS = 32
 
 T = TypeVar("T")
 _LOG = logging.getLogger("crawlmill.stores")
-_JITTER = random.SystemRandom()  # workers are forked: a seeded generator would have them all come back together
+_JITTER = SystemRandom()  # workers are forked: a seeded generator would have them all come back together
 
 _S3 = ("s3", "s3a")
 _WEB = ("http", "https")

@@ -145,6 +145,7 @@ def cluster(
         inherited
         | {
             MARK: uuid.uuid4().hex,
+            "PYTHONHASHSEED": "7",  # another one than that of who compares
             "SPARK_HOME": str(HOME),
             "SPARK_NO_DAEMONIZE": "1",
             "SPARK_DAEMON_MEMORY": "256m",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import fsspec
 import pytest
 
 OWNER = {"AWS_ACCESS_KEY_ID": "owner", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -34,6 +35,14 @@ ACCESS = {
         {"name": "anonymous", "actions": ["Read:public", "List:public"]},
     ]
 }
+
+
+def objects(server: int, prefix: str) -> list[str]:
+    """Names of all objects under a prefix, asked for past the proxy."""
+    system = fsspec.filesystem(
+        "s3", key="owner", secret="secret", endpoint_url=f"http://127.0.0.1:{server}", skip_instance_cache=True
+    )
+    return sorted(system.find(f"bucket/{prefix}"))
 
 
 def free_port() -> int:

@@ -193,18 +193,3 @@ def test_a_job_can_be_run_from_its_file(job: str) -> None:
         command, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0 and f"jobs/{job}.py" in done.stdout, done.stderr[-2000:]
-
-
-def test_jobs_run_through_spark_submit(finished: Run, sample_web: Path, tmp_path: Path) -> None:
-    import pyspark
-
-    submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
-    root = Path(__file__).parents[2]
-    # Another seed of Python's own hashes than the finished run had.
-    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(root), "PYTHONHASHSEED": "7"}
-    for stage in ("extract", "curate"):  # curate does what else is to be done before it
-        job = [str(root / "jobs" / f"{stage}.py"), "--recipe", "default", "--input", str(sample_web)]
-        command = [str(submit), "--master", "local[2]", *job, "--output", str(tmp_path / "out")]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-        assert done.returncode in (0, 3), done.stderr[-2000:]
-    assert digests(tmp_path / "out") == digests(finished.folder.path)

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from s3 import OWNER, Proxy, Request, proxied, serving
+from s3 import OWNER, Proxy, Request, objects, proxied, serving
 from test_mix import TEXT, write_tokens
 from test_remote import in_process
 
@@ -91,14 +91,6 @@ def digests(path: str, *tables: str) -> dict[str, str]:
     there = RunFolder(path)
     names = [name for table in tables for name in there.list(table)]
     return {name: hashlib.sha256(there.read_bytes(name) or b"").hexdigest() for name in names}
-
-
-def objects(server: int, prefix: str) -> list[str]:
-    """Names of all objects under a prefix, asked for past the proxy."""
-    system = fsspec.filesystem(
-        "s3", key="owner", secret="secret", endpoint_url=f"http://127.0.0.1:{server}", skip_instance_cache=True
-    )
-    return sorted(system.find(f"bucket/{prefix}"))
 
 
 def unfinished(proxy: Proxy) -> int:
@@ -537,7 +529,7 @@ def test_a_run_from_s3_to_s3_that_is_killed_and_meets_an_outage(
     proxy.fault = flaky
     arguments = ["run", "--recipe", str(recipe), "--input", crawl, "--output", far]
     with started(arguments, proxy, tmp_path / "said") as killed:
-        while killed.poll() is None and not proxy.count("PUT", "_manifests/extract"):
+        while killed.poll() is None and not objects(server, "out/_manifests/extract"):
             time.sleep(0.05)
         os.kill(killed.pid, signal.SIGKILL)
         assert killed.wait() == -signal.SIGKILL, (tmp_path / "said").read_text()
