@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -59,7 +60,7 @@ def copies(folder: str, repeat: int, into: Path) -> list[str]:
         return [folder]
     for number in range(repeat):
         for path in Path(folder).glob("*.warc.gz"):
-            (into / f"{number}-{path.name}").symlink_to(path.resolve())
+            shutil.copyfile(path, into / f"{number}-{path.name}")  # a link would be the same input
     return [str(into)]
 
 
