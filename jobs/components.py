@@ -185,14 +185,18 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 def _solve(path: str, labels: str, n_shards: int, files: Sequence[str]) -> tuple[int, int, int]:
     """All of it at once. Returns how many edges were read, of how many nodes, in how many components."""
     folder = RunFolder(path)
-    read = [_read(folder, name) for name in files]
+    read = list(folder.each(partial(_read, folder), files))
     empty = np.empty(0, dtype=np.uint64)
     a, b = (np.concatenate([empty, *(ends[side] for ends in read)]) for side in (0, 1))
     nodes, label = components(a, b)
     edges = np.searchsorted(_shard_of(nodes, n_shards), np.arange(n_shards + 1, dtype=np.uint64))
-    for shard in range(n_shards):
+
+    def write(shard: int) -> None:
         mine = slice(edges[shard], edges[shard + 1])
         _write_shard(folder, labels, shard, nodes[mine], label[mine])
+
+    for _ in folder.each(write, range(n_shards)):
+        pass
     return len(a), len(nodes), int(np.count_nonzero(nodes == label))
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -76,10 +77,12 @@ _LEAST_SECONDS = 2.0**-20
 
 def count(name: str, amount: int) -> None:
     """Adds to what the task that runs in this process has read or written; `name` is one of DONE."""
-    _counts[name] += amount
+    with _counting:  # files of a store are read and written by several threads
+        _counts[name] += amount
 
 
 _counts = dict.fromkeys(DONE, 0)
+_counting = threading.Lock()
 
 
 class Fact(NamedTuple):

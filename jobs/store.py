@@ -14,11 +14,11 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,9 @@ from pipeline.sources import stores
 from pipeline.sources.inputs import open_input
 from pipeline.sources.stores import StoreError
 
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
 ROW_GROUP = 8192
 """Rows a row group. Fixed, since the bytes of a file depend on it."""
 
@@ -41,7 +44,7 @@ AHEAD = 1 << 20
 """Bytes that are fetched with a column: the same of the next rows is near."""
 
 READERS = 16
-"""Small files of a store that are fetched at a time."""
+"""Small files of a store that are read or written at a time."""
 
 LARGE_READERS = 4
 """Files of a table that are fetched at a time: they are held in memory."""
@@ -279,10 +282,17 @@ class RunFolder:
             raise _storage_error("read", path, error) from error
 
     def read_documents(self, names: Sequence[str]) -> Iterator[Any]:
-        """The documents of those names in their order, without those that are not there; a store is asked for several at
-        a time. Raises StorageError."""
-        with ThreadPoolExecutor(1 if self.local else READERS) as pool:
-            yield from (document for document in pool.map(self.read_json, names) if document is not None)
+        """The documents of those names in their order, without those that are not there. Raises StorageError."""
+        return (document for document in self.each(self.read_json, names) if document is not None)
+
+    def each(self, act: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
+        """What `act` gives for each item, in their order; it reads or writes files here, and a store, which takes its time
+        over each, is asked for several at a time."""
+        if self.local:
+            yield from map(act, items)
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            yield from pool.map(act, items)
 
     def read_json(self, name: str) -> Any | None:
         """The document, or None where there is none. Raises StorageError where it is damaged."""

@@ -44,3 +44,8 @@ def peer() -> Callable[[str, str], ModuleType]:
             return importlib.import_module(module)
 
     return find
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes have no readable name, and compressed ones hold the time: the processes of a run must find the same tests."""
+    return argname if isinstance(val, bytes) else None
