@@ -98,7 +98,7 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_filesystems_hold_a_run_too() -> None:
-    folder = RunFolder("memory://bucket/out")
+    folder = RunFolder("memory://stored/out")
     assert folder.is_empty()
     folder.write_table("ledger/shard-00000.parquet", TABLE)
     folder.write_json("run.json", {"a": 1})
