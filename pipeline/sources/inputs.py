@@ -294,7 +294,43 @@ def _patiently(path: str, act: Callable[[], T]) -> T:
         raise InputError(f"{path}: {fault}") from fault
 
 
-class InputStream(io.RawIOBase, BinaryIO):  # type: ignore[misc]
+class PositionedFile(io.RawIOBase, BinaryIO):  # type: ignore[misc]
+    """A file of known size that is read by position; how bytes are got is for those that inherit to say."""
+
+    _at: int
+    _size: int
+
+    def _take(self, n: int) -> bytes:
+        """The `n` bytes from the position on, `n` being at least one and within the file. Raises InputError."""
+        raise NotImplementedError
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The position in bytes."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Moves to a position; nothing is read yet."""
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Up to `size` bytes, all that are left for -1; b'' at the end. Raises InputError."""
+        left = max(0, self._size - self._at)
+        n = left if size is None or size < 0 else min(size, left)
+        data = self._take(n) if n else b""
+        self._at += len(data)
+        return data
+
+
+class InputStream(PositionedFile):
     """A file read by position, wherever it is: local, or remote in ranges. Failed reads are repeated for a while, then
     raise InputError."""
 
@@ -327,32 +363,8 @@ class InputStream(io.RawIOBase, BinaryIO):  # type: ignore[misc]
                 spool.write(data)
         return spool  # type: ignore[return-value]
 
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """The position in bytes."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Moves to a position; nothing is read yet."""
-        self._at = max(0, offset + (0, self._at, self._size)[whence])
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Up to `size` bytes, all that are left for -1; b'' at the end. Raises InputError."""
-        left = max(0, self._size - self._at)
-        n = left if size is None or size < 0 else min(size, left)
-        if not n:
-            return b""
-        data = _patiently(f"{self.path} at byte {self._at}", lambda: self._read(n))
-        self._at += len(data)
-        return data
+    def _take(self, n: int) -> bytes:
+        return _patiently(f"{self.path} at byte {self._at}", lambda: self._read(n))
 
     def _read(self, n: int) -> bytes:
         if not is_remote(self.path):

@@ -6,7 +6,6 @@ when told to: all connections of a process wait together, and longer each time.
 """
 
 import email.utils
-import io
 import re
 import threading
 import time
@@ -24,7 +23,7 @@ from urllib.parse import quote, urlsplit
 import urllib3
 
 from pipeline.errors import InputError, UsageError
-from pipeline.sources.inputs import open_input
+from pipeline.sources.inputs import PositionedFile, open_input
 from pipeline.sources.stores import StoreError, etag, is_remote
 
 PIECE = 1 << 20
@@ -387,7 +386,7 @@ class Web:
         raise GaveUpError(f"{address}: gave up after {attempt} attempts: {why}: {advice}")
 
 
-class RangedFile(io.RawIOBase, BinaryIO):  # type: ignore[misc]
+class RangedFile(PositionedFile):
     """A file on a server, of which each read asks for just its bytes."""
 
     def __init__(self, web: Web, path: str):
@@ -398,30 +397,8 @@ class RangedFile(io.RawIOBase, BinaryIO):  # type: ignore[misc]
             raise InputError(f"{web.address(path)}: the server does not say how large it is")
         self._size = size
 
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """The position in bytes."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Moves to a position."""
-        self._at = max(0, offset + (0, self._at, self._size)[whence])
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Up to `size` bytes, all that are left for -1. Raises InputError."""
-        left = max(0, self._size - self._at)
-        n = left if size is None or size < 0 else min(size, left)
-        data = self._web.read_range(self._path, self._at, self._at + n) if n else b""
-        self._at += n
-        return data
+    def _take(self, n: int) -> bytes:
+        return self._web.read_range(self._path, self._at, self._at + n)
 
 
 def _drop(answer: urllib3.BaseHTTPResponse) -> None:
