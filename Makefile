@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup java lint types tests archive clean help
+.PHONY: demo test setup java browser lint types tests archive clean help
 
 help:
 	@echo "make demo   set up, then run the pipeline on the sample, show what it did, and train on it"
@@ -26,7 +26,7 @@ demo: setup java
 	$(BIN)/crawlmill train --config demo/web/train.toml
 
 # Types are checked beside the tests: mypy keeps one core busy, and the tests of one process the other.
-test: setup java lint
+test: setup java browser lint
 	@$(MAKE) --no-print-directory -j 2 types tests
 
 lint:
@@ -63,6 +63,21 @@ java:
 		echo "  brew install openjdk@17                          (macOS)"; \
 		echo "or set JAVA_HOME to one, and run the same command again."; exit 2; \
 	fi
+
+# The report and the inspector are tested in Chromium: one that is there, else Debian's, of which the headless shell is the
+# smallest and the quickest to start. Other tests do without.
+browser:
+	@for name in "$$CHROMIUM" chromium-headless-shell chrome-headless-shell chromium chromium-browser google-chrome; do \
+		if [ -n "$$name" ] && command -v "$$name" >/dev/null; then exit 0; fi; \
+	done; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq; \
+		for name in chromium-headless-shell chromium; do \
+			if apt-get install -y -qq --no-install-recommends $$name; then exit 0; fi; \
+		done; \
+	fi; \
+	echo "No Chromium: tests in a browser will be skipped. Install it with: sudo apt-get install chromium-headless-shell"; \
+	echo "(Debian; chromium elsewhere), or name one: make test CHROMIUM=/path/to/chrome"
 
 # For clusters on whose machines Crawlmill is not installed: all of it but Spark, which is there, kernels compiled. Numba compares
 # times of files to the nanosecond, which this form of tar keeps.
