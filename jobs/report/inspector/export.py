@@ -1,0 +1,5 @@
+"""What a search finds, as a file."""
+
+from starlette.routing import Route
+
+routes: list[Route] = []
