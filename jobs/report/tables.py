@@ -17,11 +17,10 @@ from pipeline.errors import StorageError, UsageError
 MEASURED = ("records", "documents", "signals", "edits", "inputs")
 """Tables that a run which decides another one again takes from that one."""
 
-DECIDED = ("ledger", "curated", "scores", "sentences", "cuts", "duplicates", "contamination")
+DECIDED = (
+    "ledger", "curated", "scores", "sentences", "cuts", "duplicates", "contamination", "benchmark_items",
+)  # fmt: skip
 """Tables of the run itself."""
-
-ITEMS = "benchmark_items"
-"""The one table that is a single file, in `decontamination`."""
 
 IDS = 1 << 32
 """Values of the first eight digits of an id, which is a hash: a range of them is a random sample of the records."""
@@ -39,8 +38,6 @@ class Tables:
         own = run.folder
         measures = RunFolder(run.info.get("measures", own.path))
         files = {name: _files(measures, name) for name in MEASURED} | {name: _files(own, name) for name in DECIDED}
-        if own.has(f"decontamination/{ITEMS}.parquet"):
-            files[ITEMS] = [str(own.local_copy(f"decontamination/{ITEMS}.parquet"))]
         self.files = {name: found for name, found in files.items() if found}
         self._connection = duckdb.connect(":memory:")
         folders = sorted({f"{Path(file).parent}/" for found in self.files.values() for file in found})
