@@ -4,8 +4,8 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from jobs.places import measures_folder, rows_of, task_of
 from jobs.runs import Run
-from jobs.store import RunFolder
 from pipeline.errors import UsageError
 from pipeline.recipe import Recipe
 from pipeline.rules import bounds
@@ -83,8 +83,10 @@ def extracted_text(run: Run, row: dict[str, Any]) -> str | None:
     """The text as extracted, before edits; None where the page was turned away before that."""
     if row["n_chars"] is None:
         return None
-    folder = RunFolder(run.info.get("measures", run.folder.path))
-    found = folder.scan("documents", pc.field("doc_id") == row["doc_id"], ["text"])
-    if found.num_rows == 0:
+    folder = measures_folder(run)
+    task = task_of(run, row)
+    found = rows_of(folder, "documents", task.part, row["doc_id"], ["text"]) if task is not None else None
+    if found is None or found.num_rows == 0:
         raise UsageError(f"the documents of {folder.path} are gone; the ledger still holds what was measured")
-    return found.column("text")[0].as_py()
+    text: str = found.column("text")[0].as_py()
+    return text
