@@ -17,6 +17,7 @@ from rich.table import Table
 from jobs import (
     ablate_commands,
     classifier_commands,
+    compare_commands,
     crawl_commands,
     decontamination_commands,
     dedup_commands,
@@ -63,6 +64,7 @@ app.command(epilog="Example: crawlmill fetch CC-MAIN-2025-26 --files 8 --seed 1 
 app.command(epilog="Example: crawlmill select CC-MAIN-2025-26 --language isl --output isl")(crawl_commands.select)
 app.command(epilog="Example: crawlmill plan --input demo/web --sample 10% --plan demo/plan.json")(plan_commands.plan)
 app.command(epilog="Example: crawlmill metrics demo/out --steps")(metrics_commands.metrics)
+app.command(epilog="Example: crawlmill compare demo/out demo/gopher --html demo/compare.html")(compare_commands.compare)
 app.command(epilog="Example: crawlmill inspect demo/out")(inspect_commands.inspect)
 app.add_typer(scaling_commands.scaling_app, name="scaling")
 app.command()(scaling_commands.budget)
@@ -417,7 +419,7 @@ def _show_funnel(done: Any) -> None:
 
 
 PANELS = {
-    "Curate": "sample run explain redecide inspect metrics plan dedup decontaminate",
+    "Curate": "sample run explain redecide compare inspect metrics plan dedup decontaminate",
     "Get archives": "fetch select references",
     "Tokens and mixes": "tokenizer tokenize tokens mix",
     "Train and judge": "train evaluate contamination ablate export import classifier",
