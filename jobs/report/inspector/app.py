@@ -14,8 +14,9 @@ from starlette.routing import Route
 
 from jobs.report.inspector import export, search, story, thresholds
 from jobs.report.inspector.inspection import Inspection
+from jobs.report.inspector.queries import Queries
+from jobs.report.inspector.searcher import Searcher
 from jobs.report.inspector.security import REPORT_POLICY, Guard
-from jobs.report.tables import Tables
 from jobs.report.text import shown
 from jobs.runs import Run
 from pipeline.errors import CrawlmillError, InputError, RecipeError, UsageError
@@ -44,7 +45,8 @@ def create(run: Run, token: str) -> Starlette:
         exception_handlers={HTTPException: _failed, CrawlmillError: _refused},
     )
     app.router.redirect_slashes = False
-    app.state.inspection = Inspection(run, Tables(run), _templates())
+    tables = Queries(run)
+    app.state.inspection = Inspection(run, tables, Searcher(tables), _templates())
     app.state.static = _static_files()
     return app
 

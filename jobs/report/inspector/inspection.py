@@ -8,8 +8,9 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from jobs.report.inspector.queries import Queries
+from jobs.report.inspector.searcher import Searcher
 from jobs.report.inspector.security import BODY
-from jobs.report.tables import Tables
 from jobs.runs import Run
 from pipeline.recipe import Recipe
 
@@ -19,7 +20,8 @@ class Inspection:
     """The run that is looked at: `request.app.state.inspection` of a request."""
 
     run: Run
-    tables: Tables
+    tables: Queries
+    searcher: Searcher
     templates: jinja2.Environment
 
     @property
