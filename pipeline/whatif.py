@@ -154,14 +154,14 @@ class WhatIf:
         self._masks = np.zeros((len(self.rules), self.rows), bool)
         for j, rule in enumerate(self.rules):
             if j == self._n_text:
-                self._scored = ~self._masks[: self._n_text].any(axis=0)
+                self._scored = ~np.logical_or.reduce(self._masks[: self._n_text])
             self._masks[j] = self._broken(j, rule.minimum, rule.maximum, recipe.gates.language.keep)
         self._count = self._masks.sum(axis=0, dtype=np.int16)
         # Where one rule alone is broken, the sum of the numbers of the broken rules is its number.
         self._sum = np.zeros(self.rows, np.int32)
         for j in range(1, len(self.rules)):
             self._sum[self._masks[j]] += j
-        self._first = np.where(self._count > 0, self._masks.argmax(axis=0), -1).astype(np.int16)
+        self.first = np.where(self._count > 0, self._masks.argmax(axis=0), -1).astype(np.int16)
         self._hits = self._masks.sum(axis=1, dtype=np.int64)
         self.was_kept = (self._count == 0) & (self._later == 0)
         outcome = ledger.column("outcome")
@@ -217,7 +217,7 @@ class WhatIf:
 
     def evaluate(self, moves: Moves) -> Change:
         """What the moves would change. Raises RecipeError as `really` does."""
-        count, total, first, hits = self._count, self._sum, self._first, self._hits.copy()
+        count, total, first, hits = self._count, self._sum, self.first, self._hits.copy()
         changed = dict(self._moved(moves))
         if changed:
             count, total, first = count.copy(), total.copy(), first.copy()
@@ -229,7 +229,7 @@ class WhatIf:
             count -= off
             total[on] += j
             total[off] -= j
-            again.append(off & (self._first == j))
+            again.append(off & (self.first == j))
             sooner = on & ((first > j) | (first < 0))
             first[sooner] = j
         if again:
@@ -268,6 +268,16 @@ class WhatIf:
     def reason(self, row: int, first: np.ndarray) -> str | None:
         """Why a row is dropped, given `first` of a Change; None where it is not."""
         return self.names[first[row]] if first[row] >= 0 else self._reason[self._later[row]] or None
+
+    @property
+    def later_reasons(self) -> list[str]:
+        """What dropped rows after the rules: the reasons that no bound moves."""
+        return self._reason[1:]
+
+    def language(self, row: int) -> str | None:
+        """The language of a row."""
+        code: str | None = self._codes[self._language[row]]
+        return code
 
     def applies(self, threshold: Threshold) -> np.ndarray:
         """Rows that a threshold speaks of: pages of its language, and for bounds on scores the pages that have them."""
