@@ -23,6 +23,12 @@ def inspect(
     folder: Annotated[str, typer.Argument(metavar="OUT", help="A run: finished, decided again, or going on.")],
     port: Annotated[int, typer.Option(help="Port to serve at; 0 for any that is free.", min=0, max=65535)] = 0,
     host: Annotated[str, typer.Option(help="Address to serve at: one of this machine alone.")] = LOCALHOST,
+    tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tokens", metavar="FOLDER", help="Folder of tokens or mix in which to look for pages; may be repeated."
+        ),
+    ] = None,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open a browser, if there is a display.")
     ] = True,
@@ -41,7 +47,7 @@ def inspect(
     listening = _listen(_loopback(host), port)
     at = listening.getsockname()[1]
     token = new_token()
-    app = create(run, token)
+    app = create(run, token, tokens or [])
     address = f"http://{f'[{host}]' if ':' in host else host}:{at}"
     out.print(f"inspect {folder}: {address}/?{TOKEN}={token}", highlight=False, markup=False, soft_wrap=True)
     out.print("Ctrl-C ends it.")

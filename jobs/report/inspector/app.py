@@ -1,5 +1,6 @@
 """The inspector as a web application: what its pages share, and which there are."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg
 _SHOWN = {400: "That cannot be asked", 404: "Not found", 405: "No such method", 413: "Too large"}
 
 
-def create(run: Run, token: str) -> Starlette:
-    """The application for a run, which lets in who has the token. Raises StorageError where its tables cannot be read."""
+def create(run: Run, token: str, tokens: Sequence[str] = ()) -> Starlette:
+    """The application for a run, which lets in who has the token; `tokens` are folders that may hold tokens of its pages.
+
+    Raises StorageError where its tables cannot be read.
+    """
     app = Starlette(
         routes=[
             *search.routes,
@@ -46,13 +50,13 @@ def create(run: Run, token: str) -> Starlette:
     )
     app.router.redirect_slashes = False
     tables = Queries(run)
-    app.state.inspection = Inspection(run, tables, Searcher(tables), _templates())
+    app.state.inspection = Inspection(run, tables, Searcher(tables), _templates(), tuple(tokens))
     app.state.static = _static_files()
     return app
 
 
 def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -60,11 +64,17 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["exact"] = _Exact
+    return environment
+
+
+class _Exact(str):
+    """Text that is not shown but sent back, such as the value of a field: as it is, and escaped like any other."""
 
 
 def _fit(value: Any) -> Any:
     """What an expression of a template gives, fit to be shown; figures and what macros give is so already."""
-    return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return shown(value) if isinstance(value, str) and not isinstance(value, Markup | _Exact) else value
 
 
 def _static_files() -> dict[str, tuple[bytes, str]]:

@@ -17,12 +17,14 @@ from pipeline.recipe import Recipe
 
 @dataclass(frozen=True)
 class Inspection:
-    """The run that is looked at: `request.app.state.inspection` of a request."""
+    """The run that is looked at: `request.app.state.inspection` of a request. `tokens_folders` are folders of tokens and
+    mixes in which its pages are looked for."""
 
     run: Run
     tables: Queries
     searcher: Searcher
     templates: jinja2.Environment
+    tokens_folders: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> Recipe:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from jobs.report.inspector import export
 from jobs.report.inspector.inspection import Inspection
 from jobs.report.inspector.searcher import FACETS, Counts
 from jobs.report.inspector.selection import NONE, OUTCOMES, SORTS, UNDECIDED, Selection, place, read
@@ -50,6 +51,11 @@ def search(request: Request) -> Response:
         choices=_choices(inspection),
         sorts={name: words for name, (_, _, words) in SORTS.items()},
         measures=tables.measures,
+        hidden=export.hidden(selection),
+        texts=export.TEXTS,
+        most_rows=export.MOST_ROWS,
+        most_texts=export.MOST_TEXTS,
+        recipe_sql=export.recipe(inspection, selection, made),
         more=any(getattr(selection, name) for name in _MORE),
         first_link="/" + (f"?{query}" if query else ""),
         next_link="/?" + selection.query(after=results.after) if results.after else None,
@@ -79,7 +85,7 @@ class FacetValue(NamedTuple):
     """One value of a facet: its text, how many have it, and the search that asks for it or no longer does."""
 
     text: str
-    count: int
+    n: int
     link: str
     chosen: bool
 
