@@ -538,10 +538,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage. `state` is done, failed, killed, going on, not done or not begun; the numbers are over all attempts, None where
-    they were not measured (an older version). Rates are of records (and bytes) of inputs, whatever the stage reads of them:
-    a second, and a second of a processor (`_per_core`). `bytes_rate` counts bytes of input files. `cost` is that of its
-    processor time. `progress` is (done, total) tasks of the step that goes on."""
+    """A stage. `state` is done, failed, killed, going on, not done or not begun; the numbers are over all attempts, None
+    where they were not measured (an older version). Rates are of records (and bytes) of inputs, whatever the stage reads of
+    them: a second, and a second of a processor (`_per_core`). `bytes_rate` counts bytes of input files. `cost` is that of
+    its processor time. `progress` is (done, total) tasks of the step that goes on."""
 
     name: str
     state: str

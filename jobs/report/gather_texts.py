@@ -1,0 +1,132 @@
+"""Texts of some pages of a run, for excerpts: found by id, personal data masked whatever the recipe masks."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.report.facts import Piece
+from jobs.report.gather_rows import Note, numbered, parts_of, strings
+from jobs.runs import Run
+from pipeline.errors import CrawlmillError, StorageError
+from pipeline.highlights import excerpt, pieces
+from pipeline.masking import Masking, mask
+from pipeline.recipe import Recipe
+
+MOST_TEXT_BYTES = 500_000_000
+"""Extracted text that is read at most."""
+
+MOST_PARTS = 200
+"""Parts that are opened at most."""
+
+MOST_CHARS = 300_000
+"""Characters of a text that are looked at: what offends farther on is not shown."""
+
+WIDTH = 400
+"""Characters of an excerpt, about."""
+
+Marks = list[tuple[int, int, str]]
+"""Stretches of a text, each with what it is."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A page's extracted text as it must not be shown, and what is to be masked in it: start, end, kind of data."""
+
+    text: str
+    personal: Marks
+
+    def excerpt(self, spans: Marks, width: int = WIDTH) -> tuple[list[Piece], bool, bool]:
+        """About `width` characters around the spans, in pieces, and whether the text goes on before and after them."""
+        start, end = excerpt(self.text, [(s[0], s[1]) for s in spans], width)
+        # What must be masked is masked whole, even where it begins before the window.
+        personal = [
+            (max(a, start), min(b, end), f"masked:{kind}") for a, b, kind in self.personal if a < end and b > start
+        ]
+        marks = [(max(a, start), min(b, end), kind) for a, b, kind in spans if a < end and b > start]
+        shifted = [(a - start, b - start, kind) for a, b, kind in [*personal, *marks]]
+        shown = []
+        for piece, kind in pieces(self.text[start:end], shifted):
+            what, _, data = kind.partition(":")
+            shown.append(Piece(f"<{data}>" if what == "masked" else piece, what))
+        return shown, start > 0, end < len(self.text)
+
+
+class Texts:
+    """The texts that may be shown: those of parts chosen at random, so that not more than MOST_TEXT_BYTES are read."""
+
+    def __init__(self, run: Run, recipe: Recipe, note: Note, seed: int = 0):
+        self.run = run
+        self.masking = Masking(mask=_kinds(recipe), role_addresses=True)
+        self.note = note
+        self.parts: list[str] = []
+        self.all_parts = 0
+        ids: list[np.ndarray] = []
+        left = MOST_TEXT_BYTES
+        for name, _, n_bytes in parts_of(run, seed):
+            self.all_parts += 1
+            # The first is read however large it is: else there would be nothing to see.
+            if (self.parts and n_bytes > left) or len(self.parts) >= MOST_PARTS:
+                continue
+            try:
+                found = run.folder.read_table(f"documents/part-{name}.parquet", ["doc_id"])
+            except StorageError as error:
+                note("texts", str(error))
+                continue
+            left -= n_bytes
+            self.parts.append(name)
+            ids.append(numbered(found.column("doc_id")))
+        whole = np.concatenate([*ids, np.zeros(0, np.uint64)])
+        part = np.repeat(np.arange(len(ids)), [len(i) for i in ids])
+        at = np.argsort(whole, kind="stable")
+        self._ids, self._part = whole[at], part[at]
+
+    def has(self, ids: np.ndarray) -> np.ndarray:
+        """Which of some ids (their first 64 bits) have a text here."""
+        at = np.minimum(np.searchsorted(self._ids, ids), max(0, len(self._ids) - 1))
+        return self._ids[at] == ids if len(self._ids) else np.zeros(len(ids), bool)
+
+    def part(self, doc_id: str) -> str | None:
+        """The part that holds a page, of those chosen."""
+        number = numbered(pa.array([doc_id], pa.string()))
+        return self.parts[self._part[np.searchsorted(self._ids, number)[0]]] if self.has(number)[0] else None
+
+    def read(self, doc_ids: Collection[str]) -> dict[str, Text]:
+        """Those of the pages that are here. A part that cannot be read is noted."""
+        by_part: dict[str, list[str]] = {}
+        for doc_id in sorted(set(doc_ids)):
+            part = self.part(doc_id)
+            if part is not None:
+                by_part.setdefault(part, []).append(doc_id)
+        found: dict[str, Text] = {}
+        for part, ids in by_part.items():
+            try:
+                found |= self._read(part, ids)
+            except CrawlmillError as error:
+                self.note("texts", str(error))
+        return found
+
+    def _read(self, part: str, ids: list[str]) -> dict[str, Text]:
+        rows = self.run.folder.read_table(f"documents/part-{part}.parquet", ["doc_id", "text", "language"])
+        rows = rows.filter(pc.is_in(rows.column("doc_id"), value_set=pa.array(ids, pa.string())))
+        named = strings(rows.column("doc_id"))
+        texts = [(text or "")[:MOST_CHARS] for text in strings(rows.column("text"))]
+        languages = pa.array(strings(rows.column("language")), pa.string())
+        masked = mask(pa.array(texts, pa.string()), [str(i) for i in range(len(texts))], languages, self.masking)
+        personal: list[Marks] = [[] for _ in texts]
+        for row in masked.found.to_pylist():
+            personal[int(row["doc_id"])].append((row["start"], row["end"], row["kind"]))
+        return {
+            doc_id: Text(text, own)
+            for doc_id, text, own in zip(named, texts, personal, strict=True)
+            if doc_id is not None
+        }
+
+
+def _kinds(recipe: Recipe) -> tuple[str, ...]:
+    """Every kind that can be recognised without a model, and those that the recipe masks by one."""
+    from pipeline.signals.pii import KINDS
+
+    return (*KINDS, *(kind for kind in recipe.pii.mask if kind not in KINDS))
