@@ -87,10 +87,10 @@
     byId("problems").replaceChildren(...answer.problems.map((text) => made("p", text)));
     byId("unmoved").hidden = answer.moved.length > 0;
     byId("moved").hidden = answer.moved.length === 0;
-    byId("moved").replaceChildren(...answer.moved.map((move) => made("li", move.text)));
+    byId("moved").replaceChildren(...answer.moved.map(move));
     byId("no-examples").hidden = answer.examples.length > 0;
-    byId("examples").hidden = answer.examples.length === 0;
-    byId("examples").querySelector("tbody").replaceChildren(...answer.examples.map(example));
+    byId("some-examples").hidden = answer.examples.length === 0;
+    byId("examples").replaceChildren(...answer.examples.map(example));
     say(answer.summary);
   };
   const made = (name, text) => {
@@ -98,17 +98,24 @@
     element.textContent = text;
     return element;
   };
+  const linked = (text, address) => {
+    const link = made("a", text);
+    link.setAttribute("href", address);
+    return link;
+  };
+  const move = (one) => {
+    const item = document.createElement("li");
+    item.append(linked(one.text, `#bound-${encodeURIComponent(one.key)}`));
+    return item;
+  };
   const example = (one) => {
-    const row = document.createElement("tr");
+    const item = document.createElement("li");
     const tag = made("span", one.way);
     tag.className = one.kind === "lost" ? "tag dropped" : "tag kept";
-    const link = made("a", one.url);
-    link.setAttribute("href", `/page/${encodeURIComponent(one.id)}`);
-    const [change, page] = [document.createElement("td"), document.createElement("td")];
-    change.append(tag);
-    page.append(link);
-    row.append(change, page, made("td", one.why));
-    return row;
+    const why = made("span", one.why);
+    why.className = "why";
+    item.append(tag, " ", linked(one.url, `/page/${encodeURIComponent(one.id)}`), " ", why);
+    return item;
   };
 
   /* Whoever listens hears where it came to, not every step of the way. */
@@ -145,12 +152,19 @@
     if (query() !== asked) ask();
   };
 
-  const remember = () => {
+  /* A place in the history for each bound that is moved, not for each key that was pressed on the way. */
+  let last = { key: "", at: 0 };
+  const remember = (key = "") => {
     const asked = query();
     const address = asked ? `/thresholds?${asked}` : "/thresholds";
-    if (address !== window.location.pathname + window.location.search) window.history.pushState(null, "", address);
+    if (address === window.location.pathname + window.location.search) return;
+    const now = performance.now();
+    if (key && key === last.key && now - last.at < 2000) window.history.replaceState(null, "", address);
+    else window.history.pushState(null, "", address);
+    last = { key, at: now };
   };
   const recall = () => {
+    last = { key: "", at: 0 };
     const fields = new URLSearchParams(window.location.search);
     for (const bound of bounds) {
       const value = fields.get(bound.key);
@@ -183,7 +197,7 @@
         ask();
       }
     });
-    for (const field of [bound.range, bound.number]) field.addEventListener("change", remember);
+    for (const field of [bound.range, bound.number]) field.addEventListener("change", () => remember(bound.key));
     if (bound.off) bound.off.addEventListener("change", () => { draw(bound); ask(); remember(); });
     bound.reset.addEventListener("click", () => {
       if (bound.off) bound.off.checked = false;
