@@ -41,6 +41,8 @@ def pieces(text: str, spans: Sequence[tuple[int, int, str]]) -> list[tuple[str, 
     n = len(text)
     ends = [(max(0, start), min(n, end)) for start, end, _ in spans]
     order = sorted((i for i, (start, end) in enumerate(ends) if start < end), key=lambda i: ends[i][0])
+    if not n:
+        return []
     borders = sorted({0, n, *(at for i in order for at in ends[i])})
     found: list[tuple[int, str]] = []  # where a piece begins, and its kind
     open_: list[int] = []  # spans begun, the first of the list on top
