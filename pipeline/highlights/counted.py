@@ -26,6 +26,7 @@ from pipeline.signals.statistics.primitives import (
     CJK,
     DIGIT,
     LINE_BREAK,
+    MAX_STOP_WORD,
     PUNCT,
     SPACE,
     TERMINAL,
@@ -121,7 +122,7 @@ def _stop_words(reading: Reading, split: str, any_case: bool = False) -> Places:
     stop_words = set(characters.english()["stop_words"]["words"])
     stops = []
     for i in _kinds(words).tolist():
-        if words.ends[i] - words.starts[i] > 8:
+        if words.ends[i] - words.starts[i] > MAX_STOP_WORD:
             continue
         word = reading.text[words.starts[i] : words.ends[i]]
         if word in stop_words or (any_case and word.isascii() and word.lower() in stop_words):
