@@ -30,8 +30,8 @@ def offending(text: str, rule: str, signal: str, recipe: Recipe, *, language: st
     bound, is taken as too high, unless only a minimum is given.
 
     `gates.script`: letters, among those that were looked at, of scripts that `language` (by default, that of the text)
-    is not written in. Empty where the text as a whole is at fault (its length, its language), and for reasons whose
-    places stand in tables: scores of sentences, duplicates, benchmark items, personal data.
+    is not written in. Empty where the text as a whole is at fault (its length, its language), where edits left nothing,
+    and for reasons whose places stand in tables: scores of sentences, duplicates, benchmark items, personal data.
     """
     if rule == SCRIPT:
         return _spans(_foreign(sound(text[:SAMPLE]), language))
