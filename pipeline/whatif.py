@@ -143,6 +143,12 @@ class WhatIf:
             rule.signal: ledger.column(rule.signal).to_numpy(zero_copy_only=False).astype(_kind(ledger, rule.signal))
             for rule in self.rules
         }
+        # Where there is no word list for the language of a page, its words break no rule.
+        self._listed: dict[str, np.ndarray] = {
+            rule.signal: ledger.column(rule.signal).is_valid().to_numpy()
+            for rule in self.rules
+            if rule.signal.startswith("listed_")
+        }
         coded = pc.dictionary_encode(ledger.column("language").combine_chunks(), null_encoding="encode")
         if isinstance(coded, pa.ChunkedArray):
             coded = coded.combine_chunks()
@@ -186,8 +192,8 @@ class WhatIf:
             broken = ~within(values, low, high)
             if j >= self._n_text:
                 broken &= self._scored
-                if rule.signal.startswith("listed_"):
-                    broken &= ~np.isnan(values)
+                if rule.signal in self._listed:
+                    broken &= self._listed[rule.signal]
         return broken & ~self._again
 
     def _moved(self, moves: Moves) -> Iterator[tuple[int, np.ndarray]]:
@@ -285,8 +291,8 @@ class WhatIf:
             code = threshold.key.removeprefix(f"{LANGUAGE}.")
             least = np.array([known == code for known in self._codes], bool)
             return least[self._language] if self.rows else np.zeros(0, bool)
-        if threshold.signal.startswith("listed_"):
-            return self._scored & ~np.isnan(self.values[threshold.signal])
+        if threshold.signal in self._listed:
+            return self._scored & self._listed[threshold.signal]
         return self._scored if self._number[threshold.rule] >= self._n_text else np.ones(self.rows, bool)
 
     def curve(
