@@ -15,7 +15,7 @@ from jobs.report import gather_extraction, gather_rules, gather_scores, gather_s
 from jobs.report.facts import About, Asked, Attempt, Facts, Problem, Sampled, as_json
 from jobs.report.gather_funnel import decided_funnel, text_bytes_per_char, undecided_funnel
 from jobs.report.gather_reasons import Examples, reasons
-from jobs.report.gather_rows import Note, Rows, ledger_rows, undecided_rows
+from jobs.report.gather_rows import Note, Rows, ledger_rows, shown, undecided_rows
 from jobs.report.gather_texts import Texts
 from jobs.run import STAGES
 from jobs.runs import Run, existing_run
@@ -27,18 +27,31 @@ Value = TypeVar("Value")
 
 MOST_INPUTS = 10
 
+MOST_PROBLEMS = 3
+
 
 class Gathering:
     """Makes parts of the report one by one: what goes wrong with one is noted, and the others are made."""
 
     def __init__(self) -> None:
-        self.problems: list[Problem] = []
+        self._problems: dict[str, list[str]] = {}
 
     def note(self, part: str, why: str) -> None:
         """Notes a problem, once."""
-        problem = Problem(part, log.masked(why))
-        if problem not in self.problems:
-            self.problems.append(problem)
+        why = shown(log.masked(why)) or ""
+        noted = self._problems.setdefault(part, [])
+        if why not in noted:
+            noted.append(why)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What was noted: of each part the first few."""
+        found = []
+        for part, noted in self._problems.items():
+            found += [Problem(part, why) for why in noted[:MOST_PROBLEMS]]
+            if len(noted) > MOST_PROBLEMS:
+                found.append(Problem(part, f"and {len(noted) - MOST_PROBLEMS:,} more like these"))
+        return found
 
     def make(self, part: str, empty: Value, work: Callable[[], Value]) -> Value:
         """What `work` gives; `empty` where it cannot be made."""
@@ -114,7 +127,7 @@ def gather(run: Run, *, seed: int = 0) -> Facts:
         work.make(
             "duplicates",
             None,
-            lambda: gather_shapes.duplicates(run, found, _reasons(steps)) if found and decided else None,
+            lambda: gather_shapes.duplicates(run, found, _reasons(steps), work.note) if found and decided else None,
         ),
         work.make(
             "classifiers", None, lambda: gather_scores.classifiers(run.recipe, found if decided else None, work.note)

@@ -21,7 +21,7 @@ from jobs.report.facts import (
     PutAside,
 )
 from jobs.report.gather_reasons import Examples, Pick
-from jobs.report.gather_rows import Note, Rows, parts_of, strings
+from jobs.report.gather_rows import Note, Rows, parts_of, shown, strings
 from jobs.runs import Run, file_accounts
 from pipeline.contamination.proof import summary
 from pipeline.errors import StorageError
@@ -65,7 +65,7 @@ def error_rows(rows: Rows) -> dict[tuple[str, str], list[int]]:
     for row, reason, error in zip(
         at.tolist(), strings(told.column("reason")), strings(told.column("error")), strict=True
     ):
-        kinds.setdefault((reason or "", message_kind(error or "")), []).append(row)
+        kinds.setdefault((shown(reason) or "", message_kind(error or "")), []).append(row)
     ranked = sorted(kinds.items(), key=lambda kind: (-len(kind[1]), kind[0]))
     return dict(ranked[:MOST_KINDS])
 
@@ -125,7 +125,7 @@ def extraction(
 
 def _counts(found: Counter[str], rows: Rows | None) -> list[Count]:
     ranked = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
-    most = [Count(name, n if rows is None else rows.scaled(n)) for name, n in ranked[:TOP]]
+    most = [Count(shown(name) or "", n if rows is None else rows.scaled(n)) for name, n in ranked[:TOP]]
     rest = sum(n for _, n in ranked[TOP:])
     return [*most, Count("others", rest if rows is None else rows.scaled(rest))] if rest else most
 

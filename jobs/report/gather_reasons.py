@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from jobs.funnel import Step
 from jobs.report.facts import Beside, Example, Measured, Piece, Reason
 from jobs.report.gather_funnel import Grouping
-from jobs.report.gather_rows import Note, Rows, family, order, strings
+from jobs.report.gather_rows import Note, Rows, family, order, shown, strings
 from jobs.report.gather_rules import Asked
 from jobs.report.gather_texts import Marks, Text, Texts
 from jobs.runs import Run
@@ -213,19 +213,19 @@ class Examples:
         bounds = [a for a in self.asked if a.bound.rule == reason and a.language in (None, told["language"])]
         text = self.text.get(told["doc_id"] or "")
         marks = self._marks(told, text, reason, bounds)
-        shown, before, after = text.excerpt(marks) if text is not None else ([], False, False)
+        excerpt, before, after = text.excerpt(marks) if text is not None else ([], False, False)
         if self.group_of(reason) == "archive":
-            shown, before, after = [], False, False
+            excerpt, before, after = [], False, False
         return Example(
             told["doc_id"] or "",
             told["warc_file"] or "",
             told["warc_offset"] if told["warc_offset"] is not None else -1,
             told["outcome"] or "undecided",
-            told["reason"],
+            shown(told["reason"]),
             self._url(told, reason),
-            told["title"],
+            shown(told["title"]),
             self._measured(at, told, reason, bounds),
-            shown,
+            excerpt,
             before,
             after,
             _note(told, reason),
@@ -245,7 +245,7 @@ class Examples:
         return [(start, end, "offending") for start, end in sorted(found)]
 
     def _url(self, told: dict[str, Any], reason: str) -> list[Piece]:
-        url = told["url"]
+        url = shown(told["url"])
         if not url:
             return []
         spans = {
@@ -272,13 +272,13 @@ class Examples:
             return None
         keeper = told["duplicate_of"]
         text = self.text.get(keeper)
-        shown = text.excerpt([])[0] if text is not None else []
-        return Beside(keeper, self.keepers.get(keeper, {}).get("url"), told["similarity"], shown)
+        excerpt = text.excerpt([])[0] if text is not None else []
+        return Beside(keeper, shown(self.keepers.get(keeper, {}).get("url")), told["similarity"], excerpt)
 
 
 def _note(told: dict[str, Any], reason: str) -> str:
     if told["error"]:
-        return str(told["error"])
+        return shown(str(told["error"])) or ""
     if reason == "gates.http.status":
         return f"status {told['http_status']}"
     if reason.startswith(("gates.http.", "gates.size", "gates.content")):

@@ -23,6 +23,9 @@ MOST_ROWS = 1_000_000
 MOST_UNDECIDED = 100_000
 """Rows that are read of a run without a ledger, where all columns are held at once."""
 
+MOST_SHOWN = 500
+"""Characters of an address, a title or an error that a report has at most."""
+
 COLUMNS_AT_ONCE = 16
 """Signals that are held at once."""
 
@@ -56,7 +59,8 @@ class Rows:
     def read(self, names: Sequence[str]) -> pa.Table:
         """Columns of all rows; those that are not there are null. Raises StorageError."""
         there = [name for name in names if name in self.names]
-        table = pa.concat_tables([piece(there) for piece in self.pieces], promote_options="permissive")
+        read = there if "doc_id" in there else ["doc_id", *there]  # rows are counted by it
+        table = pa.concat_tables([piece(read) for piece in self.pieces], promote_options="permissive")
         for name in names:
             if name not in there:
                 table = table.append_column(name, pa.nulls(table.num_rows))
@@ -165,6 +169,11 @@ class Hits:
 def family(reason: str) -> str:
     """A reason without what it says of the one record."""
     return reason.split(":", 1)[0]
+
+
+def shown(text: str | None) -> str | None:
+    """A text of the ledger as a report has it: what is endless is cut off."""
+    return text if text is None or len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "…"
 
 
 def strings(column: pa.Array | pa.ChunkedArray) -> list[str | None]:

@@ -26,6 +26,9 @@ THRESHOLDS = 20
 MOST_LANGUAGES = 10
 """Languages of the gate that have a histogram of their own."""
 
+_MOST = 1e100
+"""Beyond this, and near the end of what a float can hold, widths of bins overflow."""
+
 _LOG_SPREAD = 50
 """Where the largest values are so many times the middle, bins grow by a factor."""
 
@@ -200,6 +203,7 @@ def binned(
 def _edges(held: np.ndarray, ends: Sequence[float]) -> tuple[np.ndarray, bool]:
     """Edges that show nearly all values (the ends of their distribution are put in the outer bins), and whether they grow
     by a factor."""
+    held = np.clip(held, -_MOST, _MOST)
     low, middle, high = (float(q) for q in np.quantile(held, (0.002, 0.5, 0.998)))
     low, high = min([low, *ends]), max([high, *ends])
     positive = held[held > 0]

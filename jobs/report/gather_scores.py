@@ -62,7 +62,7 @@ def _quality_bins(rows: Rows) -> list[QualityBin]:
     if "quality_bin" not in rows.names:
         return []
     bins = numbers(rows.column("quality_bin"))
-    there = ~np.isnan(bins)
+    there = bins >= 0  # NaN is not
     if not there.any():
         return []
     at = bins[there].astype(np.int64)

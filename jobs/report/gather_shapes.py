@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.report.facts import Breakdown, Cluster, ClusterSize, Duplicates, Kind, Personal, Share
-from jobs.report.gather_rows import Rows, numbers, strings
+from jobs.report.gather_rows import Note, Rows, numbers, shown, strings
 from jobs.report.gather_rules import binned
 from jobs.runs import Run
 from pipeline.curation import TOO_PERSONAL
+from pipeline.errors import StorageError
 
 TOP = 20
 """Values that are shown by themselves."""
@@ -20,6 +21,9 @@ MOST_DATES = 60
 
 LARGEST = 10
 """Clusters that are shown by themselves."""
+
+MOST_FILES = 1_000
+"""Files of cut lines that are opened at most."""
 
 _METHODS = ("url", "exact", "minhash")
 
@@ -76,7 +80,9 @@ def _shares(
         for weights in (None, words)
         for who in (of_it, of_it & rows.kept)
     ]
-    return [Share(name, *(rows.scaled(c[i]) for c in counts)) for i, name in enumerate(names) if counts[0][i] > 0]
+    return [
+        Share(shown(name), *(rows.scaled(c[i]) for c in counts)) for i, name in enumerate(names) if counts[0][i] > 0
+    ]
 
 
 def _others(shares: Sequence[Share]) -> Share | None:
@@ -112,7 +118,7 @@ def _dates(rows: Rows, words: np.ndarray) -> Breakdown | None:
     return Breakdown("dates", "all records", unit, [*late, *unknown], _others(early), n, rows.estimated)
 
 
-def duplicates(run: Run, rows: Rows, reasons: Mapping[str, int]) -> Duplicates | None:
+def duplicates(run: Run, rows: Rows, reasons: Mapping[str, int], note: Note) -> Duplicates | None:
     """Clusters of pages, of a run that compared them. From n sampled pages of clusters of a size there are n / size such
     clusters: a page of a large one is the likelier drawn."""
     if not run.recipe.dedup.compares or "cluster_size" not in rows.names:
@@ -126,9 +132,7 @@ def duplicates(run: Run, rows: Rows, reasons: Mapping[str, int]) -> Duplicates |
     top = int(held.max()) if len(held) else 0
     low = 1
     while low <= top:
-        high = low if low < 3 else 2 * low - 1 if low > 3 else 4
-        if low == 3:
-            high = 4
+        high = low if low < 3 else 4 if low == 3 else 2 * (low - 1)
         inside = held[(held >= low) & (held <= high)]
         if len(inside):
             clusters = rows.scaled(float((1 / inside).sum()))
@@ -151,7 +155,7 @@ def duplicates(run: Run, rows: Rows, reasons: Mapping[str, int]) -> Duplicates |
         spectrum,
         similarity,
         _largest(rows, size),
-        _cut_lines(run),
+        _cut_lines(run, note),
         rows.estimated,
     )
 
@@ -176,18 +180,22 @@ def _largest(rows: Rows, size: np.ndarray) -> list[Cluster]:
         told = rows.read(["url", "title"]).slice(example, 1)
         removed = min(int(sizes[i]), rows.scaled(int((~rows.kept[members]).sum())))
         url, title = (strings(told.column(name))[0] for name in ("url", "title"))
-        made.append(Cluster(names[i] or "", int(sizes[i]), removed, url, title))
+        made.append(Cluster(names[i] or "", int(sizes[i]), removed, shown(url), shown(title)))
     return made
 
 
-def _cut_lines(run: Run) -> int | None:
-    """Lines that were cut, where manifests or files tell."""
+def _cut_lines(run: Run, note: Note) -> int | None:
+    """Lines that were cut; None where there are too many files to count them."""
     if not run.recipe.dedup.cuts:
         return None
     files = run.folder.list("cuts", ".parquet")
-    if not files or len(files) > 1000:
+    if not files or len(files) > MOST_FILES:
         return None
-    return sum(run.folder.read_table(name, ["start"]).num_rows for name in files)
+    try:
+        return sum(run.folder.read_table(name, ["start"]).num_rows for name in files)
+    except StorageError as error:
+        note("duplicates", str(error))
+        return None
 
 
 def personal(run: Run, rows: Rows, dropped: int) -> Personal | None:
