@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from jobs import decontaminate, deduplicate, observe, score
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
+from jobs.measures import count
 from jobs.runs import Run, existing_run, read_compared
 from jobs.session import Watch, session
 from jobs.store import RunFolder
@@ -58,9 +59,9 @@ class _Curation:
             "curated": folder.write_table(f"curated/{name}.parquet", curated),
             "ledger": folder.write_table(f"ledger/{name}.parquet", ledger),
         }
-        folder.write_json(
-            f"_manifests/{STAGE}/{name}.json", {"part": name, "tables": written, **_tally(ledger, curated)}
-        )
+        tally = _tally(ledger, curated)
+        folder.write_json(f"_manifests/{STAGE}/{name}.json", {"part": name, "tables": written, **tally})
+        count("left", tally["outcomes"].get(Outcome.KEPT.value, 0))
 
 
 def _tally(ledger: pa.Table, curated: pa.Table) -> dict[str, Any]:

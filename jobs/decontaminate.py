@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
+from jobs.measures import count
 from jobs.report.decontamination import page
 from jobs.runs import Run, code_version, read_compared
 from jobs.session import Watch
@@ -137,6 +138,7 @@ class _Search:
             "searched": (folder.read_json(f"{WORK}/pages-{part}.json") or {})["pages"],
             **page_counts(found),
         }
+        count("left", facts["searched"])
         written = folder.write_table(f"{TABLE}/part-{part}.parquet", found)
         folder.write_json(f"_manifests/{STAGE}/{part}.json", {**facts, "tables": {TABLE: written}})
         yield from by_bucket(tallies, tallies.column("number").to_numpy() % TALLY_BUCKETS, "tallies")

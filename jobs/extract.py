@@ -69,6 +69,7 @@ class ExtractPart:
             quarantine.put_aside(folder, STAGE, task.part, lost, self.recipe.inputs.tolerate)
         text_bytes = pc.sum(pc.binary_length(part.documents.column("text"))).as_py() or 0
         count("records", part.records.num_rows)
+        count("left", part.documents.num_rows)
         count("bytes_read", work.bytes_read(in_bytes=self.recipe.inputs.format != "parquet"))
         commit(
             folder,

@@ -36,6 +36,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "cpu_driver_seconds": ("s", "processor time of the Python driver; not part of cpu_seconds"),
     "gc_seconds": ("s", "time that executors spent collecting garbage while tasks ran"),
     "records": ("records", "records of inputs that were read, damaged stretches included"),
+    "left": ("records", "records that nothing had turned away when their task was done; of curate those kept"),
     "rows_read": ("rows", "rows of tables that were read from the run folder"),
     "rows_written": ("rows", "rows of tables that were written to it"),
     "bytes_read": ("bytes", "bytes of inputs and of files of tables that were read"),
@@ -59,7 +60,7 @@ METRICS: dict[str, tuple[str, str]] = {
 USED = ("task_seconds", "cpu_worker_seconds", "cpu_child_seconds")
 """What is spent again when a task is done again."""
 
-DONE = ("items", "records", "rows_read", "rows_written", "bytes_read", "bytes_written")
+DONE = ("items", "records", "left", "rows_read", "rows_written", "bytes_read", "bytes_written")
 """What counts once, however often it is done."""
 
 SUMS = (

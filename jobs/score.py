@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from classifiers.scorer import Scorer
 from jobs import quarantine
 from jobs.exchange import Hop, Parcel, Received, by_bucket, exchange
+from jobs.measures import count
 from jobs.quarantine import Lost
 from jobs.runs import Run, places, rank_file, read_part, read_ranks
 from jobs.session import Watch
@@ -75,6 +76,7 @@ class _Scores:
             self._write(own, part)
             own.write_json(manifest, {"part": part, "key": self.key})
         scores = own.read_table(f"scores/part-{part}.parquet")
+        count("left", scores.num_rows)
         for number, name in enumerate(self.recipe.score.quality.heads):
             yield from _spread(Histogram.of(values_of(scores, name)), number)
 
