@@ -176,7 +176,7 @@ def run(
         loaded = loaded.model_copy(update={"inputs": loaded.inputs.model_copy(update={"tolerate": tolerate})})
     problem: CrawlmillError | None = None
     logged = metrics_commands.logging_to(log_file, log_format)
-    with logged, metrics_commands.served(err, metrics_port, metrics_host), Bar(err) as bar:
+    with logged, metrics_commands.served(err, metrics_port, metrics_host), Bar(err, upto) as bar:
         try:
             done = job.run(
                 loaded,
@@ -226,11 +226,14 @@ def redecide(
 ) -> None:
     """Decide an earlier run again under other thresholds, without extracting again."""
     from jobs.curate import redecide as job
+    from jobs.progress import Bar
     from pipeline.recipe import load_recipe
 
     began = time.monotonic()
     loaded = load_recipe(recipe)
-    done = job(source, loaded if benchmarks is None else loaded.with_benchmarks(benchmarks), output, index)
+    with Bar(err) as bar:
+        decided = loaded if benchmarks is None else loaded.with_benchmarks(benchmarks)
+        done = job(source, decided, output, index, bar.tasks)
     _show_funnel(done)
     out.print(f"decided in {time.monotonic() - began:.1f} s", highlight=False)
 
@@ -464,6 +467,9 @@ def _stop(*_: object) -> None:
 
     Unwinding would have Py4J report at length how its call to the JVM was interrupted; the JVM ends with this process.
     """
+    from jobs.progress import put_away
+
+    put_away()
     err.show_cursor(True)
     err.print("stopped; run the same command again to go on")
     sys.stdout.flush()
