@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -51,19 +51,27 @@ def _jsonl(reader: pa.RecordBatchReader) -> Iterator[bytes]:
 
 
 def _csv(reader: pa.RecordBatchReader) -> Iterator[bytes]:
-    for number, batch in enumerate(reader):
-        sink = io.StringIO(newline="")
-        writer = csv.writer(sink)
-        if number == 0:
-            writer.writerow(batch.schema.names)
-        writer.writerows([_cell(value) for value in row.values()] for row in batch.to_pylist())
-        yield sink.getvalue().encode("utf-8", "replace")
+    yield _lines([reader.schema.names])
+    for batch in reader:
+        yield _lines(zip(*(_cells(column) for column in batch.columns), strict=True))
 
 
-def _cell(value: Any) -> Any:
+def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    sink = io.StringIO(newline="")
+    csv.writer(sink).writerows(rows)
+    return sink.getvalue().encode("utf-8", "replace")
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    numbers = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    values: list[Any] = column.to_pylist()
+    return values if numbers else [_cell(value) for value in values]
+
+
+def _cell(value: Any) -> str:
     """A cell that no spreadsheet runs."""
-    if value is None or isinstance(value, bool | int | float):
-        return value
+    if value is None:
+        return ""
     text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
     return f"'{text}" if text.startswith(_RUNS) else text
 

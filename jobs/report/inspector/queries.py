@@ -157,7 +157,7 @@ class Queries(Tables):
                     "WHERE contains(lower(text), lower($text))"
                 )
         if not parts:
-            parts = ["SELECT NULL::VARCHAR AS doc_id, false AS kept, NULL::VARCHAR AS snippet WHERE $text IS NULL"]
+            raise UsageError("the texts of this run are not there, so that nothing can be looked for in them")
         with self.limited() as cursor:
             query = f"CREATE TABLE {table} AS {' UNION ALL '.join(parts)}"
             cursor.execute(query, {"text": text, "around": AROUND, **{n: f for n, f in chosen.items() if f}})
