@@ -166,9 +166,14 @@ def _matches(left: Sequence[str], right: Sequence[str], budget: _Budget) -> list
         n, m = i_end - i, j_end - j
         if not n or not m:
             continue
-        if budget.allows(n, m):
-            exact = _exact(a[i:i_end], b[j:j_end])
-            waiting += [(i + x, i + x + k, j + y, j + y + k, -1) for x, y, k in reversed(exact)]
+        # What stands in one of them only cannot be in common, and hostile texts are made of that.
+        shared = set(a[i:i_end]) & set(b[j:j_end])
+        x = [k for k in range(i, i_end) if a[k] in shared]
+        y = [k for k in range(j, j_end) if b[k] in shared]
+        if budget.allows(len(x), len(y)):
+            pairs = _exact([a[k] for k in x], [b[k] for k in y])
+            exact = _joined([Match(x[p], y[q], 1) for p, q in pairs])
+            waiting += [(p, p + k, q, q + k, -1) for p, q, k in reversed(exact)]
             continue
         anchors = _anchors(a[i:i_end], b[j:j_end]) if depth < DEPTH else []
         if not anchors:
@@ -199,45 +204,51 @@ def _common_end(a: Sequence[int], b: Sequence[int], i: int, i_end: int, j: int, 
     return n
 
 
-def _exact(a: Sequence[int], b: Sequence[int]) -> list[Match]:
-    """A longest common subsequence. Bit j of row i is 0 where the one of a[:i + 1] and b[:j + 1] is longer than the one
-    without b[j]."""
+def _exact(a: Sequence[int], b: Sequence[int]) -> list[tuple[int, int]]:
+    """A longest common subsequence, as pairs of places. Bit j of row i is 0 where the one of a[:i + 1] and b[:j + 1] is
+    longer than the one without b[j]."""
+    if len(a) > len(b):  # a step a row, and bits are cheaper than steps
+        return [(i, j) for j, i in _exact(b, a)]
     m = len(b)
     full = (1 << m) - 1
-    places: dict[int, int] = {}
-    for j, item in enumerate(b):
-        places[item] = places.get(item, 0) | (1 << j)
+    n_bytes = (m + 7) // 8
+    places = _bits(b, set(a), n_bytes)
     row = full
     rows = []
     for item in a:
         hit = row & places.get(item, 0)
         row = ((row + hit) | (row - hit)) & full
-        rows.append(row)
-    # As bytes, since one bit of a long integer costs all of it.
-    n_bytes = (m + 7) // 8
-    found: list[Match] = []
+        rows.append(row.to_bytes(n_bytes, "little"))  # one bit of a long integer costs all of it
+    found: list[tuple[int, int]] = []
     i, j = len(a) - 1, m - 1
-    body: dict[int, bytes] = {}
-
-    def bit(i: int, j: int) -> int:
-        if i not in body:
-            if len(body) > 2:
-                body.clear()
-            body[i] = rows[i].to_bytes(n_bytes, "little")
-        return body[i][j >> 3] >> (j & 7) & 1
-
     while i >= 0 and j >= 0:
-        if bit(i, j):
+        byte, bit = j >> 3, 1 << (j & 7)
+        if rows[i][byte] & bit:
             j -= 1
-        elif i > 0 and not bit(i - 1, j):
+        elif i > 0 and not rows[i - 1][byte] & bit:
             i -= 1
         else:
-            if found and found[-1].left == i + 1 and found[-1].right == j + 1:
-                found[-1] = Match(i, j, found[-1].n + 1)
-            else:
-                found.append(Match(i, j, 1))
+            found.append((i, j))
             i, j = i - 1, j - 1
     return found[::-1]
+
+
+def _bits(items: Sequence[int], wanted: set[int], n_bytes: int) -> dict[int, int]:
+    """For each wanted item the places at which it stands, as the bits of a number."""
+    at: dict[int, list[int]] = {}
+    for j, item in enumerate(items):
+        if item in wanted:
+            at.setdefault(item, []).append(j)
+    found = {}
+    for item, places in at.items():
+        if len(places) < 64:
+            found[item] = sum(1 << j for j in places)
+        else:
+            body = bytearray(n_bytes)
+            for j in places:
+                body[j >> 3] |= 1 << (j & 7)
+            found[item] = int.from_bytes(body, "little")
+    return found
 
 
 def _anchors(a: Sequence[int], b: Sequence[int]) -> list[Match]:

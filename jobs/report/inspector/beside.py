@@ -21,6 +21,9 @@ MOST_BLOCKS = 1_000
 MOST_SHOWN = 20_000
 """Characters of one side of a place that are shown."""
 
+MOST_IN_ALL = 400_000
+"""Characters that are shown of all places together; with them the page ends."""
+
 FOLDED_LINES = 6
 """Lines that are the same in both, from which on they are folded."""
 
@@ -50,7 +53,7 @@ def endpoint(request: Request) -> Response:
     found = None
     if all(side["text"] is not None for side in sides):
         found = differences(*(side["text"][:MOST_CHARS] for side in sides))
-        places = [_place(block) for block in found.blocks[:MOST_BLOCKS]]
+        places = _places(found.blocks)
         more = len(found.blocks) - len(places)
     page: Response = inspection.page(
         request,
@@ -82,6 +85,19 @@ def _side(inspection: Inspection, row: dict[str, Any]) -> dict[str, Any]:
 def _nobody(doc_id: str) -> dict[str, Any]:
     row = {"doc_id": doc_id, "url": None, "outcome": None, "reason": None, "date": None, "title": None}
     return {"row": row, "text": None, "problem": "No record of this run has that id."}
+
+
+def _places(blocks: list[Block]) -> list[Place]:
+    """The first places, as many as a browser can show."""
+    places: list[Place] = []
+    room = MOST_IN_ALL
+    for block in blocks[:MOST_BLOCKS]:
+        if room <= 0:
+            break
+        places.append(_place(block))
+        sides = (places[-1].left,) if block.same else (places[-1].left, places[-1].right)
+        room -= sum(len(piece.text) for side in sides for piece in side)
+    return places
 
 
 def _place(block: Block) -> Place:

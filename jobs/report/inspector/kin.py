@@ -10,13 +10,15 @@ MOST = 50
 
 class Kin(NamedTuple):
     """Pages that were compared with each other. `members` (doc_id, url, outcome, reason, similarity) begin with the page
-    that is kept; `size` counts all of them, this page included."""
+    that is kept; `size` counts all of them, this page included. `similarity` is that of this page to the keeper of a
+    cluster."""
 
     title: str
     key: str
     keeper: str | None
     size: int
     members: list[dict[str, Any]]
+    similarity: float | None
 
 
 _GROUPS = (
@@ -49,7 +51,8 @@ def kin(inspection: Inspection, row: dict[str, Any]) -> list[Kin]:
         members = [{**member, **facts.get(member["doc_id"], nothing)} for member in members]
         if column != "cluster":
             members = [{**member, "similarity": None} for member in members]
-        found.append(Kin(title, column, own[0][keeper], own[0][size], members))
+        similarity = own[0]["similarity"] if column == "cluster" else None
+        found.append(Kin(title, column, own[0][keeper], own[0][size], members, similarity))
     return found
 
 

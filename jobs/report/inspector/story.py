@@ -20,6 +20,9 @@ from jobs.report.inspector.verdict import changes, number
 from pipeline.highlights import offending, pieces, url_parts
 from pipeline.scores import score_columns
 
+MOST_COUNTED = 1_000_000
+"""Characters of a text that are searched for what a rule counts: what it counts in longer ones takes too long."""
+
 MOST_SENTENCES = 500
 """Sentences with a score that are marked."""
 
@@ -39,6 +42,7 @@ def endpoint(request: Request) -> Response:
     measured = _measured(row, inspection) if decided else []
     rule = request.query_params.get("rule", "")
     place = {"file": row["warc_file"], "offset": row["warc_offset"]} if len(twins) > 1 else {}
+    counted_rules = {measure["rule"] for measure in measured}
     context: dict[str, Any] = {
         "row": row,
         "document": document,
@@ -48,7 +52,8 @@ def endpoint(request: Request) -> Response:
         "link": lambda **more: "?" + urlencode({**place, **more}),
         "number": number,
         "measured": measured,
-        "rule": rule if rule in {measure["rule"] for measure in measured} | set(row.get("rule_hits") or ()) else "",
+        "rule": rule if rule in counted_rules else "",
+        "counted_rules": counted_rules,
         "changes": changes(row, measured, run.recipe),
         "address": _address(row, inspection),
         "scores": _scores(row, inspection),
@@ -65,6 +70,9 @@ def endpoint(request: Request) -> Response:
         counted = _counted(inspection, document["text"], context["rule"], measured, document["language"])
         context |= _text(inspection, row, document["text"], task.part, counted, request.query_params.get("at"))
         context["nothing_counted"] = bool(context["rule"]) and not counted
+        if context["rule"] and len(document["text"]) > MOST_COUNTED:
+            words = f"Only the first {MOST_COUNTED:,} characters were searched for what {context['rule']} counts."
+            context["text_notes"].append(words)
     page: Response = inspection.page(request, "story.html", **context)
     return page
 
@@ -116,7 +124,7 @@ def _counted(inspection: Inspection, text: str, rule: str, measured: list[dict[s
     signal = next((measure["signal"] for measure in measured if measure["rule"] == rule), None)
     if signal is None:
         return []
-    spans = offending(text, rule, signal.partition(" ")[0], inspection.recipe, language=language)
+    spans = offending(text[:MOST_COUNTED], rule, signal.partition(" ")[0], inspection.recipe, language=language)
     return [Mark(start, end, "rule", rule) for start, end in spans if 0 <= start < end <= len(text)]
 
 

@@ -38,13 +38,18 @@
 
   function back() {
     const story = document.getElementById("back-to-story");
-    let results = null;
-    try {
-      results = sessionStorage.getItem("crawlmill.results");
-    } catch {
-      // A browser that keeps nothing goes to the search.
+    if (story) {
+      location.assign(story.getAttribute("href"));
+      return;
     }
-    location.assign(story ? story.getAttribute("href") : results && results.startsWith("/?") ? results : "/");
+    // The last search before this page, with its place in it, where the browser can tell.
+    const entries = window.navigation ? window.navigation.entries().slice(0, window.navigation.currentEntry.index) : [];
+    const results = entries.findLast((entry) => new URL(entry.url).pathname === "/");
+    if (results) {
+      window.navigation.traverseTo(results.key);
+    } else {
+      location.assign("/");
+    }
   }
 
   for (const box of boxes) {
