@@ -29,6 +29,12 @@ def file_name(name: str) -> str:
     return f"{FOLDER}/{name}.yaml"
 
 
+def suggested_name(name: str) -> str:
+    """A name for a recipe that is made of another one."""
+    letters = re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:50].strip("-_")
+    return f"{letters}-moved" if letters else "moved"
+
+
 def recipe_text(run: Run, moves: Moves, name: str, prediction: str = "") -> str:
     """The run's recipe under another name with its bounds moved, as YAML that `load_recipe` reads. What was moved, and
     what that was predicted to come to, stands in comments above it.

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from jobs.report.inspector.dials import Dial, Dials, Example, load, value_text
 from jobs.report.inspector.inspection import Inspection, form
-from jobs.report.inspector.recipes import NAME, command, file_name, plain, recipe_text, write
+from jobs.report.inspector.recipes import NAME, command, file_name, plain, recipe_text, suggested_name, write
 from jobs.report.text import shown_line
 from pipeline.errors import CrawlmillError, RecipeError, UsageError
 from pipeline.recipe import Recipe
@@ -172,7 +172,7 @@ def _page(
     for dial in dials.dials:
         groups.setdefault(dial.group, []).append(dial)
     is_written = bool(NAME.fullmatch(written)) and inspection.run.folder.has(file_name(written))
-    name = name or (written if is_written else f"{recipe.name.lower()}-moved")
+    name = name or (written if is_written else suggested_name(recipe.name))
     return inspection.page(
         request,
         "thresholds.html",
