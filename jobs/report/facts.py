@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 class Piece(NamedTuple):
     """A stretch of text and what it is: "" plain; "offending" what a rule counts; "masked" stands for personal data;
-    "match" was matched with a benchmark or shared with a duplicate."""
+    "match" was matched with a benchmark; "differs" is not in the duplicate beside it."""
 
     text: str
     kind: str = ""

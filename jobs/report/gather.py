@@ -1,7 +1,7 @@
 """Collects what the report of a run shows, whatever became of the run.
 
 Exact counts come from manifests. What reads rows reads at most MOST_ROWS of the ledger, and excerpts come from at most
-MOST_TEXT_BYTES of text, so that the report of a crawl of billions of pages takes minutes and about 1.5 GB.
+MOST_TEXT_BYTES of text, so that the report of a crawl of billions of pages takes minutes and about 1.6 GB.
 """
 
 import os
@@ -15,7 +15,7 @@ from jobs.report import gather_extraction, gather_rules, gather_scores, gather_s
 from jobs.report.facts import About, Asked, Attempt, Facts, Problem, Sampled, as_json
 from jobs.report.gather_funnel import decided_funnel, text_bytes_per_char, undecided_funnel
 from jobs.report.gather_reasons import Examples, reasons
-from jobs.report.gather_rows import Note, Rows, ledger_rows, shown, undecided_rows
+from jobs.report.gather_rows import LEAST_CANDIDATES, Note, Rows, decided_rows, ledger_rows, shown, undecided_rows
 from jobs.report.gather_texts import Texts
 from jobs.run import STAGES
 from jobs.runs import Run, existing_run
@@ -113,7 +113,8 @@ def gather(run: Run, *, seed: int = 0) -> Facts:
             picks = gather_extraction.error_picks(kinds)
             examples = work.make("extraction", None, lambda: Examples(run, rows, asked, chosen, work.note, picks))
             todo = steps if decided else _so_far(rows)
-            given = work.many("reasons", lambda: reasons(run, rows, todo, asked, chosen, work.note, seed))
+            sources = work.many("reasons", lambda: _sources(run, measures, rows, chosen, work.note))
+            given = work.many("reasons", lambda: reasons(run, sources, todo, asked, chosen, work.note, seed))
     found = rows
     about = _about(run, measures, work, rows, texts, outcome, error)
     done = work.many("stages", lambda: gather_stages.stages(run, STAGES, now, metrics, outcome, about.n_records))
@@ -163,6 +164,14 @@ def _rows(run: Run, measures: Run, note: Note, seed: int) -> Rows | None:
     rows = ledger_rows(run, note) if run.is_done("curate") else undecided_rows(measures, note, seed)
     whole = rows is not None and rows.n and len(rows.ids) == len(rows.kept) == len(rows.hits.counts)
     return rows if whole else None
+
+
+def _sources(run: Run, measures: Run, rows: Rows, texts: Texts, note: Note) -> list[Rows]:
+    """Rows that examples are drawn from, the best first."""
+    if rows.decided and rows.estimated and int(texts.has(rows.ids).sum()) < LEAST_CANDIDATES:
+        again = decided_rows(run, measures, texts.parts, note)
+        return [rows] if again is None else [again, rows]
+    return [rows]
 
 
 def _so_far(rows: Rows) -> list[Step]:

@@ -1,6 +1,6 @@
 """Every reason of a run with random drops and keeps: what was measured, and the part of the page that offends."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from jobs.report.facts import Beside, Example, Measured, Piece, Reason
 from jobs.report.gather_funnel import Grouping
 from jobs.report.gather_rows import Note, Rows, family, order, shown, strings
 from jobs.report.gather_rules import Asked
-from jobs.report.gather_texts import Marks, Text, Texts
+from jobs.report.gather_texts import Marks, Text, Texts, differing
 from jobs.runs import Run
 from pipeline.curation import SAME_RECORD
 from pipeline.errors import StorageError
@@ -85,13 +85,28 @@ class Pick:
 
 
 def reasons(
-    run: Run, rows: Rows, steps: Sequence[Step], asked: Sequence[Asked], texts: Texts, note: Note, seed: int = 0
+    run: Run,
+    sources: Sequence[Rows],
+    steps: Sequence[Step],
+    asked: Sequence[Asked],
+    texts: Texts,
+    note: Note,
+    seed: int = 0,
 ) -> list[Reason]:
-    """Every reason of the ledger, in the funnel's order."""
-    picks = [_pick(step.name, rows, asked, texts, run.recipe, seed) for step in steps]
-    examples = Examples(run, rows, asked, texts, note, picks)
+    """Every reason of the ledger, in the funnel's order. Examples of each come from the first source that has any."""
+    picks: list[list[Pick]] = [[] for _ in sources]
+    chosen = []
+    for step in steps:
+        deciding = [i for i, rows in enumerate(sources) if step.name in rows.reasons.names]
+        hit = [i for i, rows in enumerate(sources) if step.name in rows.hits.names]
+        source = next(iter([*deciding, *hit]), 0)
+        pick = _pick(step.name, sources[source], asked, texts, run.recipe, seed)
+        picks[source].append(pick)
+        chosen.append((source, pick))
+    shows = [Examples(run, rows, asked, texts, note, own) for rows, own in zip(sources, picks, strict=True)]
     made = []
-    for step, pick in zip(steps, picks, strict=True):
+    for step, (source, pick) in zip(steps, chosen, strict=True):
+        examples = shows[source]
         made.append(
             Reason(
                 step.name,
@@ -179,6 +194,7 @@ class Examples:
         self.keepers = self._keepers(rows)
         self.text: dict[str, Text] = texts.read([i for i in (*ids, *self.keepers) if i])
         self.matches = self._matches(picks)
+        self.sentences = self._sentences(picks)
 
     def _keepers(self, rows: Rows) -> dict[str, dict[str, Any]]:
         """The ledger's rows of the pages that the drawn ones gave way to."""
@@ -191,20 +207,40 @@ class Examples:
 
     def _matches(self, picks: Sequence[Pick]) -> dict[str, Marks]:
         """What was matched with benchmarks in the drawn pages."""
-        drawn = {row for p in picks if p.reason.startswith("decontaminate.") for row in (*p.drops, *p.keeps)}
-        ids = {self.rows[self.at[row]]["doc_id"] for row in drawn}
+        drawn = [p for p in picks if p.reason.startswith("decontaminate.")]
         found: dict[str, Marks] = {}
+        for row in self._beside_parts("contamination", ["doc_id", "decoy", "spans"], drawn):
+            if not row["decoy"]:
+                spans = ((span["start"], span["end"], "match") for span in row["spans"] or ())
+                found.setdefault(row["doc_id"], []).extend(spans)
+        return {doc_id: sorted(marks) for doc_id, marks in found.items()}
+
+    def _sentences(self, picks: Sequence[Pick]) -> dict[tuple[str, str], Marks]:
+        """Sentences that a head scored high, in the pages drawn for rules on it."""
+        heads = {name for name, head in self.run.recipe.score.heads.items() if head.sentences}
+        rules = {a.bound.rule for a in self.asked if self._head(a.bound.signal) in heads}
+        found: dict[tuple[str, str], Marks] = {}
+        drawn = [p for p in picks if p.reason in rules]
+        for row in self._beside_parts("sentences", ["doc_id", "head", "start", "end"], drawn):
+            found.setdefault((row["doc_id"], row["head"]), []).append((row["start"], row["end"], "offending"))
+        return {key: sorted(marks) for key, marks in found.items()}
+
+    def _head(self, signal: str) -> str | None:
+        """The head that a column of scores is of."""
+        heads = self.run.recipe.score.heads
+        columns = {f"score_{name}{more}": name for name in heads for more in ("", "_max_sentence", "_sentence_share")}
+        return columns.get(signal)
+
+    def _beside_parts(self, table: str, columns: list[str], picks: Sequence[Pick]) -> Iterator[dict[str, Any]]:
+        """The rows of a table that are about pages that were drawn."""
+        ids = {self.rows[self.at[row]]["doc_id"] for pick in picks for row in (*pick.drops, *pick.keeps)}
         for part in sorted({part for i in ids if i and (part := self.texts.part(i))}):
             try:
-                table = self.run.folder.read_table(f"contamination/part-{part}.parquet", ["doc_id", "decoy", "spans"])
+                rows = self.run.folder.read_table(f"{table}/part-{part}.parquet", columns)
             except StorageError as error:
                 self.note("reasons", str(error))
                 continue
-            for row in table.to_pylist():
-                if row["doc_id"] in ids and not row["decoy"]:
-                    spans = ((span["start"], span["end"], "match") for span in row["spans"] or ())
-                    found.setdefault(row["doc_id"], []).extend(spans)
-        return {doc_id: sorted(marks) for doc_id, marks in found.items()}
+            yield from (row for row in rows.to_pylist() if row["doc_id"] in ids)
 
     def of(self, row: int, reason: str) -> Example:
         """A row as an example of a reason."""
@@ -212,7 +248,10 @@ class Examples:
         told = self.rows[at]
         bounds = [a for a in self.asked if a.bound.rule == reason and a.language in (None, told["language"])]
         text = self.text.get(told["doc_id"] or "")
-        marks = self._marks(told, text, reason, bounds)
+        keeper = self.text.get(told["duplicate_of"] or "") if reason.startswith("dedup.") else None
+        marks, others = self._marks(told, text, reason, bounds), Marks()
+        if text is not None and keeper is not None:
+            marks, others = differing(text, keeper)
         excerpt, before, after = text.excerpt(marks) if text is not None else ([], False, False)
         if self.group_of(reason) == "archive":
             excerpt, before, after = [], False, False
@@ -229,7 +268,7 @@ class Examples:
             before,
             after,
             _note(told, reason),
-            self._beside(told, reason),
+            self._beside(told, reason, keeper, others),
         )
 
     def _marks(self, told: dict[str, Any], text: Text | None, reason: str, bounds: Sequence[Asked]) -> Marks:
@@ -239,6 +278,10 @@ class Examples:
             return self.matches.get(told["doc_id"], [])
         found: set[tuple[int, int]] = set()
         for one in bounds:
+            head = self._head(one.bound.signal)
+            if head is not None:
+                found |= {(start, end) for start, end, _ in self.sentences.get((told["doc_id"], head), ())}
+                continue
             signal, language = one.bound.signal, told["language"]
             spans = offending(text.text, reason, signal, self.run.recipe, language=language)
             found |= {(span.start, span.end) for span in spans}
@@ -260,6 +303,9 @@ class Examples:
         if reason == "gates.language" and not bounds:
             return [Measured("language", told["language"], None, None)]
         made = []
+        minhash = self.run.recipe.dedup.minhash
+        if reason == "dedup.minhash" and minhash is not None and told["similarity"] is not None:
+            made.append(Measured("similarity", float(told["similarity"]), minhash.verify, None))
         for one in bounds:
             values = self.values.get(one.bound.signal)
             value = None if values is None or not np.isfinite(values[at]) else float(values[at])
@@ -267,12 +313,11 @@ class Examples:
             made.append(Measured(name, value, one.bound.minimum, one.bound.maximum))
         return made
 
-    def _beside(self, told: dict[str, Any], reason: str) -> Beside | None:
+    def _beside(self, told: dict[str, Any], reason: str, text: Text | None, marks: Marks) -> Beside | None:
         if not reason.startswith("dedup.") or not told["duplicate_of"]:
             return None
         keeper = told["duplicate_of"]
-        text = self.text.get(keeper)
-        excerpt = text.excerpt([])[0] if text is not None else []
+        excerpt = text.excerpt(marks)[0] if text is not None else []
         return Beside(keeper, shown(self.keepers.get(keeper, {}).get("url")), told["similarity"], excerpt)
 
 

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.runs import Run
+from jobs.runs import Run, read_compared
 from jobs.store import RunFolder
+from pipeline.curation import decide
 from pipeline.errors import StorageError
+from pipeline.masking import Masking
 from pipeline.tables import DOCUMENTS, Outcome
 
 MOST_ROWS = 1_000_000
@@ -25,6 +27,9 @@ MOST_UNDECIDED = 100_000
 
 MOST_SHOWN = 500
 """Characters of an address, a title or an error that a report has at most."""
+
+LEAST_CANDIDATES = 20_000
+"""Rows whose text can be shown, that examples are drawn from."""
 
 COLUMNS_AT_ONCE = 16
 """Signals that are held at once."""
@@ -59,7 +64,7 @@ class Rows:
     def read(self, names: Sequence[str]) -> pa.Table:
         """Columns of all rows; those that are not there are null. Raises StorageError."""
         there = [name for name in names if name in self.names]
-        read = there if "doc_id" in there else ["doc_id", *there]  # rows are counted by it
+        read = there or ["doc_id"]  # which counts the rows
         table = pa.concat_tables([piece(read) for piece in self.pieces], promote_options="permissive")
         for name in names:
             if name not in there:
@@ -289,6 +294,29 @@ def undecided_rows(run: Run, note: Note, seed: int = 0) -> Rows | None:
         return None
     whole = pa.concat_tables(tables, promote_options="permissive")
     return Rows([whole.select], whole.column_names, taken / total if total else 1.0, decided=False)
+
+
+def decided_rows(run: Run, measures: Run, parts: Sequence[str], note: Note) -> Rows | None:
+    """Whole parts as the ledger would have them, decided once more: of a large run hardly a page of the ledger's sample has
+    its text in the few parts that are read. At most LEAST_CANDIDATES rows or a part more."""
+    recipe = run.recipe
+    if recipe.pii.max_hits is None:  # looking for personal data takes longer than all else, and decides nothing
+        recipe = recipe.model_copy(update={"pii": Masking()})
+    tables: list[pa.Table] = []
+    for name in parts:
+        if sum(table.num_rows for table in tables) >= LEAST_CANDIDATES:
+            break
+        try:
+            read, scores, duplicates = read_compared(measures.folder, run.folder, name, recipe)
+            looks = recipe.decontaminate.looks
+            leaks = run.folder.read_table(f"contamination/part-{name}.parquet") if looks else None
+            tables.append(decide(*read, recipe, 1, duplicates, leaks, scores).drop_columns(["texts"]))
+        except StorageError as error:
+            note("reasons", str(error))
+    if not tables:
+        return None
+    whole = pa.concat_tables(tables)
+    return Rows([whole.select], whole.column_names, 1.0, decided=True)
 
 
 def _part(run: Run, name: str) -> pa.Table:

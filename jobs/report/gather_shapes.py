@@ -172,16 +172,20 @@ def _largest(rows: Rows, size: np.ndarray) -> list[Cluster]:
     sizes = np.zeros(len(names), np.int64)
     np.maximum.at(sizes, codes, size[known])
     chosen = sorted(range(len(names)), key=lambda i: (-sizes[i], names[i] or ""))[:LARGEST]
-    made = []
-    for i in chosen:
-        members = known[codes == i]
-        kept = members[rows.kept[members]]
-        example = int(kept[0] if len(kept) else members[0])
-        told = rows.read(["url", "title"]).slice(example, 1)
-        removed = min(int(sizes[i]), rows.scaled(int((~rows.kept[members]).sum())))
-        url, title = (strings(told.column(name))[0] for name in ("url", "title"))
-        made.append(Cluster(names[i] or "", int(sizes[i]), removed, shown(url), shown(title)))
-    return made
+    members = [known[codes == i] for i in chosen]
+    examples = [int(next((m for m in some if rows.kept[m]), some[0])) for some in members]
+    told = rows.read(["url", "title"]).take(pa.array(examples))
+    urls, titles = (strings(told.column(name)) for name in ("url", "title"))
+    return [
+        Cluster(
+            names[i] or "",
+            int(sizes[i]),
+            min(int(sizes[i]), rows.scaled(int((~rows.kept[some]).sum()))),
+            shown(url),
+            shown(title),
+        )
+        for i, some, url, title in zip(chosen, members, urls, titles, strict=True)
+    ]
 
 
 def _cut_lines(run: Run, note: Note) -> int | None:

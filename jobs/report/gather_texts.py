@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from jobs.report.facts import Piece
 from jobs.report.gather_rows import Note, numbered, parts_of, strings
 from jobs.runs import Run
+from pipeline.differences import differences
 from pipeline.errors import CrawlmillError, StorageError
 from pipeline.highlights import excerpt, pieces
 from pipeline.masking import Masking, mask
@@ -23,6 +24,9 @@ MOST_PARTS = 200
 
 MOST_CHARS = 300_000
 """Characters of a text that are looked at: what offends farther on is not shown."""
+
+MOST_COMPARED = 20_000
+"""Characters of two texts that are looked through for what differs."""
 
 WIDTH = 400
 """Characters of an excerpt, about."""
@@ -52,6 +56,25 @@ class Text:
             what, _, data = kind.partition(":")
             shown.append(Piece(f"<{data}>" if what == "masked" else piece, what))
         return shown, start > 0, end < len(self.text)
+
+
+def differing(left: Text, right: Text) -> tuple[Marks, Marks]:
+    """What of two texts the other has not; of long ones only the beginnings are compared."""
+    marks: tuple[Marks, Marks] = ([], [])
+    for block in differences(left.text[:MOST_COMPARED], right.text[:MOST_COMPARED]).blocks:
+        for side, pieces_ in enumerate((block.left, block.right)):
+            marks[side].extend((len(piece.text), int(piece.differs), "differs") for piece in pieces_)
+    return _placed(marks[0]), _placed(marks[1])
+
+
+def _placed(lengths: Marks) -> Marks:
+    """Stretches of (length, whether they are marked, kind) by their places."""
+    found, at = [], 0
+    for length, marked, kind in lengths:
+        if marked:
+            found.append((at, at + length, kind))
+        at += length
+    return found
 
 
 class Texts:
