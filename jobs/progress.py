@@ -102,6 +102,8 @@ class _Going:
     parts: int = 0
     step: str | None = None
     counted: bool = False
+    told: float = 0
+    rate: str = ""
     estimate: Estimate = field(default_factory=lambda: Estimate(0.0))
 
 
@@ -220,7 +222,10 @@ class Bar:
         if step != going.step or going.estimate.began == 0.0:
             going.step, going.estimate = step, Estimate(time_)
         seconds = time_ - going.began
-        row = Row(stage, "going on", step if step != stage else None, seconds=seconds, rate=_rate(stage, sums, seconds))
+        if sums["tasks"] != going.told:
+            # Until the next one ends it stands: it would only fall meanwhile.
+            going.told, going.rate = sums["tasks"], _rate(stage, sums, seconds)
+        row = Row(stage, "going on", step if step != stage else None, seconds=seconds, rate=going.rate)
         if going.parts:
             done, total = min(int(sums["items"]), going.parts - going.before), going.parts - going.before
             row.done, row.total, row.unit = going.before + done, going.parts, "parts"
@@ -248,6 +253,8 @@ class Bar:
         for row in rows:
             table.add_row(*_cells(row, width))
         step = next((f"{_DOING.get(row.stage, row.stage)}: {row.step}" for row in rows if row.step), "")
+        if self._going is None and self._failed is None and observe.current() is not None:
+            step = "starting Spark" if any(row.state == "to come" for row in rows) else ""
         lines = [Text(line, overflow="fold") for line in (step, survivors(self._meter)) if line]
         return Group(table, *lines)
 
