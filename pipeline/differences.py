@@ -168,11 +168,11 @@ def _matches(left: Sequence[str], right: Sequence[str], budget: _Budget) -> list
             continue
         # What stands in one of them only cannot be in common, and hostile texts are made of that.
         shared = set(a[i:i_end]) & set(b[j:j_end])
-        x = [k for k in range(i, i_end) if a[k] in shared]
-        y = [k for k in range(j, j_end) if b[k] in shared]
-        if budget.allows(len(x), len(y)):
-            pairs = _exact([a[k] for k in x], [b[k] for k in y])
-            exact = _joined([Match(x[p], y[q], 1) for p, q in pairs])
+        one = [k for k in range(i, i_end) if a[k] in shared]
+        other = [k for k in range(j, j_end) if b[k] in shared]
+        if budget.allows(len(one), len(other)):
+            pairs = _exact([a[k] for k in one], [b[k] for k in other])
+            exact = _joined([Match(one[p], other[q], 1) for p, q in pairs])
             waiting += [(p, p + k, q, q + k, -1) for p, q, k in reversed(exact)]
             continue
         anchors = _anchors(a[i:i_end], b[j:j_end]) if depth < DEPTH else []

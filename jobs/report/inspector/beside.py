@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from jobs.explain import extracted_text
 from jobs.report.inspector.inspection import Inspection
-from jobs.report.inspector.rows import row_of, rows_by_id
+from jobs.report.inspector.rows import asked_rows, rows_by_id
 from pipeline.differences import Block, Piece, differences
 from pipeline.errors import UsageError
 
@@ -45,7 +45,7 @@ class Place(NamedTuple):
 def endpoint(request: Request) -> Response:
     """`/page/{doc_id}/beside/{other}`."""
     inspection: Inspection = request.app.state.inspection
-    row = row_of(request)
+    row, _ = asked_rows(request)
     others = rows_by_id(inspection, request.path_params["other"])
     sides = [_side(inspection, row), _side(inspection, others[0]) if others else _nobody(request.path_params["other"])]
     places: list[Place] = []

@@ -23,15 +23,13 @@ def rows_by_id(inspection: Inspection, doc_id: str) -> list[dict[str, Any]]:
     return []
 
 
-def row_of(request: Request) -> dict[str, Any]:
-    """The row that `/page/{doc_id}` and what is below it mean: of several the one of `?file=&offset=`, or the first.
-
-    Raises HTTPException where there is none.
+def asked_rows(request: Request) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The row that `/page/{doc_id}` and what is below it mean, and all rows of that id: of several it is the one of
+    `?file=&offset=`, or the first. Raises HTTPException where there is none.
     """
     rows = rows_by_id(request.app.state.inspection, request.path_params["doc_id"])
     file, offset = request.query_params.get("file"), request.query_params.get("offset")
-    if file is not None and offset is not None:
-        rows = [row for row in rows if row["warc_file"] == file and str(row["warc_offset"]) == offset]
-    if not rows:
+    asked = [row for row in rows if (row["warc_file"], str(row["warc_offset"])) == (file, offset)]
+    if not rows or (file is not None and offset is not None and not asked):
         raise HTTPException(404, "No record of this run has that id.")
-    return rows[0]
+    return (asked or rows)[0], rows

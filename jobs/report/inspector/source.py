@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from jobs.places import task_of
-from jobs.report.inspector.rows import row_of
+from jobs.report.inspector.rows import asked_rows
 from jobs.runs import Run, Task
 from pipeline.errors import CrawlmillError, InputError
 from pipeline.sources.archive import Record, read_archive
@@ -198,7 +198,7 @@ def _clean(path: str) -> str:
 def endpoint(request: Request) -> Response:
     """`/page/{doc_id}/source`: the source of one record."""
     inspection = request.app.state.inspection
-    row = row_of(request)
+    row, _ = asked_rows(request)
     found = source(inspection.run, row)
     page: Response = inspection.page(
         request, "source.html", row=row, source=found, lines=lines(found.text), here=request.url.query

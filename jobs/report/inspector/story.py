@@ -14,7 +14,7 @@ from jobs.report.inspector.inspection import Inspection
 from jobs.report.inspector.kin import kin
 from jobs.report.inspector.marks import MOST_CHARS, Edited, Mark, Marked, edited, marked
 from jobs.report.inspector.overlaps import Overlaps, overlaps
-from jobs.report.inspector.rows import row_of, rows_by_id
+from jobs.report.inspector.rows import asked_rows
 from jobs.report.inspector.tokens_of import held
 from jobs.report.inspector.verdict import changes, number
 from pipeline.highlights import offending, pieces, url_parts
@@ -32,8 +32,7 @@ def endpoint(request: Request) -> Response:
     text from that character on, `?file=&offset=` tells records apart that were archived twice.
     """
     inspection: Inspection = request.app.state.inspection
-    row = row_of(request)
-    twins = rows_by_id(inspection, row["doc_id"])
+    row, twins = asked_rows(request)
     run = inspection.run
     task = task_of(run, row)
     found = rows_of(measures_folder(run), "documents", task.part, row["doc_id"]) if task is not None else None
