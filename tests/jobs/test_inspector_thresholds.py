@@ -17,8 +17,8 @@ from jobs.cli import app as cli
 from jobs.curate import redecide
 from jobs.report.inspector import dials
 from jobs.report.inspector.app import create
+from jobs.report.inspector.queries import Queries
 from jobs.report.inspector.recipes import command, recipe_text, suggested_name, write
-from jobs.report.tables import Tables
 from jobs.runs import Run, existing_run
 from jobs.store import RunFolder
 from pipeline.dedup.options import Dedup, MinHashDedup
@@ -101,7 +101,7 @@ def test_what_is_written_decides_as_foretold_where_nothing_comes_after_the_rules
     }
 
     page = client.get(f"/thresholds?{STATE}&written=mine").text
-    shown = unescape(re.findall(r"<pre>(.*?)</pre>", page)[0])
+    shown = unescape(re.findall(r'<pre id="command"[^>]*>(.*?)</pre>', page)[0])
     assert shown == command(plain_run, "mine")
     words = shlex.split(shown)
     assert words[0] == "crawlmill" and words[-1] == f"{plain_run.folder.path}-mine"
@@ -173,7 +173,7 @@ def test_answers_name_pages_and_the_rule_that_changes_them(plain_run: Run, clien
     for example in answer["examples"]:
         assert example["url"] == urls[example["id"]][:160]
         assert re.match(r"(gopher_\w+|gates)\.\w+: ", example["why"])
-    assert set(answer["paths"]) == {dial.name for dial in dials.load(Tables(plain_run), plain_run.recipe).dials}
+    assert set(answer["paths"]) == {dial.name for dial in dials.load(Queries(plain_run), plain_run.recipe).dials}
     assert client.get("/thresholds/answer").json()["changes"] is False
 
 
@@ -251,7 +251,7 @@ def test_a_large_ledger_is_sampled_and_scaled(
     plain_run: Run, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dials, "MOST_ROWS", 400)
-    loaded = dials.load(Tables(plain_run), plain_run.recipe)
+    loaded = dials.load(Queries(plain_run), plain_run.recipe)
     assert 200 < loaded.whatif.rows < 600
     exact = numbers(client.get("/thresholds/answer").json()["cells"], "pages.was")[0]
     assert loaded.pages(loaded.whatif.was_kept) == pytest.approx(exact, rel=0.2)

@@ -1,12 +1,13 @@
 """What the page of thresholds shows of a run: a dial for each signal that is bounded, and what moving them comes to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from jobs.report.tables import Tables, below
+from jobs.report.inspector.queries import Queries
+from jobs.report.tables import below
 from pipeline.errors import UsageError
 from pipeline.recipe import Recipe
 from pipeline.rules import EDITED, Bound, score_bounds, text_bounds
@@ -17,6 +18,9 @@ from pipeline.whatif import Change, Threshold, WhatIf, grid, thresholds
 
 MOST_ROWS = 1_000_000
 """Records with text that are held in memory; of more of them a sample is drawn."""
+
+LOADING_SECONDS = 300.0
+"""How long reading them may take; it is done once."""
 
 HEIGHT = 100
 """Height of a histogram in its own units."""
@@ -89,6 +93,7 @@ class Dials:
     with_text: int
     before: int
     edited: bool
+    urls: dict[str, str | None] = field(default_factory=dict)
 
     def kept_paths(self, change: Change) -> dict[str, str]:
         """For each dial the outline of what is kept, or newly passes."""
@@ -123,7 +128,7 @@ class Dials:
         ]
 
 
-def load(tables: Tables, recipe: Recipe) -> Dials:
+def load(tables: Queries, recipe: Recipe) -> Dials:
     """Reads the measured records of a ledger. Raises UsageError where the run has none, or none that can be decided."""
     if not tables.has("ledger"):
         raise UsageError("this run has decided nothing yet: there is no ledger to move bounds over")
@@ -139,7 +144,8 @@ def load(tables: Tables, recipe: Recipe) -> Dials:
     chosen = ", ".join(f'"{name}"' for name in dict.fromkeys([*names, *(bound.signal for bound in bounded)]))
     drawn = "" if limit is None else "AND doc_id < ?"
     query = f"SELECT {chosen} FROM ledger WHERE n_chars IS NOT NULL {drawn}"
-    rows = tables.sql(query, [] if limit is None else [limit])
+    with tables.limited(LOADING_SECONDS) as cursor:
+        rows = cursor.sql(query, params=[] if limit is None else [limit]).to_arrow_table()
     whatif = WhatIf(rows, recipe)
     tokens = np.nan_to_num(rows.column(weight).to_numpy().astype(np.float64)).astype(np.int64)
     dials = tuple(_dials(whatif, recipe, bounded))
@@ -188,7 +194,7 @@ def _dial(
     side: Literal["left", "right"] = "left" if ends[0].side == "maximum" and len(ends) == 1 else "right"
     at = np.searchsorted(steps.astype(kind), values.astype(kind), side) - 1
     n_bins = len(steps) - 1
-    bins = np.where(has, np.clip(at, 0, n_bins - 1), n_bins).astype(np.int32)
+    bins = np.where(has, np.clip(at, 0, n_bins - 1), n_bins).astype(np.int16)
     total = np.bincount(bins, minlength=n_bins + 1)[:n_bins]
     missing = int((applies & ~has).sum())
     return Dial(name, group, signal, ends, meaning, unit, source, steps, bins, total, missing)

@@ -31,6 +31,9 @@ WRITTEN = "written"
 
 OURS = (OFF, WRITTEN)
 
+MOST_URLS = 10_000
+"""Addresses of pages that are remembered."""
+
 LONGEST = 160
 """Characters that are shown of an address."""
 
@@ -184,7 +187,6 @@ def _page(
         answer=_answer(inspection, dials, moves, problems),
         reasons=_reason_names(dials),
         written=written if is_written else "",
-        written_command=command(inspection.run, written) if is_written else "",
         name=name,
         command=command(inspection.run, "NAME"),
         plain=plain,
@@ -272,29 +274,34 @@ def _examples(
     inspection: Inspection, dials: Dials, change: Change, moves: Mapping[str, float | None]
 ) -> list[dict[str, str]]:
     chosen = dials.examples(change)
-    ids = dials.ids.take([example.row for example in chosen]).to_pylist() if chosen else []
-    rows = (
-        inspection.tables.rows(
-            "SELECT doc_id, min(url) AS url FROM ledger WHERE doc_id IN (SELECT unnest(?)) GROUP BY doc_id", [ids]
-        )
-        if ids
-        else []
-    )
-    urls = {row["doc_id"]: row["url"] for row in rows}
+    ids = [dials.ids[example.row].as_py() for example in chosen]
+    urls = _urls(inspection, dials, ids)
     return [
         {
             "id": doc_id,
             "way": "newly dropped" if example.way == "lost" else "newly passing",
             "kind": example.way,
-            "url": shown_line(urls.get(doc_id) or "(no address)")[:LONGEST],
+            "url": shown_line(urls[doc_id] or "(no address)")[:LONGEST],
             "why": _why(dials, example, moves if example.way == "lost" else {}),
         }
         for example, doc_id in zip(chosen, ids, strict=True)
     ]
 
 
+def _urls(inspection: Inspection, dials: Dials, ids: list[str]) -> dict[str, str | None]:
+    """The addresses of some pages. While a bound is moved they are mostly those of the answer before."""
+    unknown = [doc_id for doc_id in ids if doc_id not in dials.urls]
+    if unknown:
+        marks = ", ".join("?" for _ in unknown)
+        query = f"SELECT doc_id, min(url) AS url FROM ledger WHERE doc_id IN ({marks}) GROUP BY doc_id"
+        if len(dials.urls) > MOST_URLS:
+            dials.urls.clear()
+        dials.urls.update({row["doc_id"]: row["url"] for row in inspection.tables.rows(query, unknown)})
+    return {doc_id: dials.urls.get(doc_id) for doc_id in ids}
+
+
 def _why(dials: Dials, example: Example, moves: Mapping[str, float | None]) -> str:
-    """The rule that drops a page, with the value that it has and the bound."""
+    """The rule that drops a page from now on, or did in the run, with the value that the page has and the bound."""
     whatif = dials.whatif
     ends = [end for end in whatif.thresholds if end.rule == example.rule]
     language = whatif.language(example.row)
@@ -310,4 +317,5 @@ def _why(dials: Dials, example: Example, moves: Mapping[str, float | None]) -> s
         if bound is not None:
             asked.append(f"{'at least' if end.side == 'minimum' else 'at most'} {plain(bound)}")
     measured = "no value" if value != value else value_text(value)
-    return f"{example.rule}: {measured}, bound {' and '.join(asked)}"
+    told = "the recipe's bound was" if example.way == "passing" else "the bound is now"
+    return f"{example.rule}: {measured}, {told} {' and '.join(asked)}"

@@ -129,6 +129,7 @@
   let asking = false;
   let waiting = false;
   const ask = () => {
+    state.value = query();
     if (waiting) return;
     waiting = true;
     window.requestAnimationFrame(() => {
@@ -139,7 +140,6 @@
   const fetchAnswer = async () => {
     asking = true;
     const asked = query();
-    state.value = asked;
     try {
       const response = await fetch(`/thresholds/answer?${asked}`, { credentials: "same-origin" });
       if (!response.ok) throw new Error(`the inspector answered ${response.status}`);
