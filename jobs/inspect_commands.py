@@ -58,6 +58,7 @@ def inspect(
     settings = uvicorn.Config(
         app,
         log_config=None,
+        log_level="critical",
         access_log=False,
         server_header=False,
         date_header=False,

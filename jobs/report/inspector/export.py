@@ -133,6 +133,8 @@ def export(request: Request) -> Response:
         raise UsageError("; ".join(problems))
     query, values = statement(inspection, selection, texts)
     headers = {"content-disposition": f'attachment; filename="{made.name}"'}
+    if request.method == "HEAD":
+        return Response(media_type=made.media_type, headers=headers)
     return StreamingResponse(_rows(inspection, query, values, made), media_type=made.media_type, headers=headers)
 
 

@@ -11,7 +11,8 @@ What it stands against:
 - *Other users of the machine.* They can connect, too, but have to guess 256 bits. The address with the token is shown
   on the terminal of whoever started the inspector; the token is in no log, and leaves the address bar at once.
 - *Requests that ask for files.* None names one: static files are a fixed set, tables those that the run has, a record is
-  found by its id among rows.
+  found by its id among rows. The one file that is written, a recipe, has a name of letters and digits in a folder of its
+  own.
 - *Requests that are too large.* Addresses and bodies have an end; queries have a time limit (see `search`).
 
 What it does not stand against: programs run by the same user, who can read the run and the browser's cookies anyway. A
