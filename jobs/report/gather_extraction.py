@@ -17,15 +17,15 @@ from jobs.report.facts import (
     ErrorKind,
     Extraction,
     Match,
-    Piece,
     PutAside,
 )
 from jobs.report.gather_reasons import Examples, Pick
 from jobs.report.gather_rows import Note, Rows, parts_of, shown, strings
+from jobs.report.gather_texts import masked
 from jobs.runs import Run, file_accounts
 from pipeline.contamination.proof import summary
 from pipeline.errors import StorageError
-from pipeline.highlights import pieces
+from pipeline.recipe import Recipe
 
 TOP = 20
 
@@ -179,11 +179,11 @@ def contamination(run: Run) -> Contamination | None:
     counts = run.manifests("decontaminate")
     rows = [Benchmark(name=row.pop("benchmark"), **row) for row in summary(items, counts)]
     return Contamination(
-        options.mode, options.action, sum(m.get("searched") or 0 for m in counts), rows, _matches(items)
+        options.mode, options.action, sum(m.get("searched") or 0 for m in counts), rows, _matches(items, run.recipe)
     )
 
 
-def _matches(items: pa.Table) -> list[Match]:
+def _matches(items: pa.Table, recipe: Recipe) -> list[Match]:
     found = items.filter(pc.and_(pc.greater(items.column("n_pages"), 0), pc.invert(items.column("decoy"))))
     found = found.filter(pc.not_equal(found.column("status"), "duplicate"))
     found = found.sort_by([("n_pages", "descending"), ("best_score", "descending"), ("item", "ascending")])
@@ -205,7 +205,7 @@ def _matches(items: pa.Table) -> list[Match]:
                 told["best_doc_id"],
                 told["best_url"],
                 told["text"] or "",
-                [Piece(*p) for p in pieces(text, marks)],
+                masked([text], [None], recipe)[0].excerpt(marks, len(text) + 1)[0],
             )
         )
     return sorted(made, key=lambda m: (m.benchmark, -m.n_pages, -(m.score or 0), m.item))

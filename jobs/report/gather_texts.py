@@ -1,6 +1,6 @@
 """Texts of some pages of a run, for excerpts: found by id, personal data masked whatever the recipe masks."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +82,7 @@ class Texts:
 
     def __init__(self, run: Run, recipe: Recipe, note: Note, seed: int = 0):
         self.run = run
-        self.masking = Masking(mask=_kinds(recipe), role_addresses=True)
+        self.recipe = recipe
         self.note = note
         self.parts: list[str] = []
         self.all_parts = 0
@@ -136,16 +136,19 @@ class Texts:
         rows = rows.filter(pc.is_in(rows.column("doc_id"), value_set=pa.array(ids, pa.string())))
         named = strings(rows.column("doc_id"))
         texts = [(text or "")[:MOST_CHARS] for text in strings(rows.column("text"))]
-        languages = pa.array(strings(rows.column("language")), pa.string())
-        masked = mask(pa.array(texts, pa.string()), [str(i) for i in range(len(texts))], languages, self.masking)
-        personal: list[Marks] = [[] for _ in texts]
-        for row in masked.found.to_pylist():
-            personal[int(row["doc_id"])].append((row["start"], row["end"], row["kind"]))
-        return {
-            doc_id: Text(text, own)
-            for doc_id, text, own in zip(named, texts, personal, strict=True)
-            if doc_id is not None
-        }
+        safe = masked(texts, strings(rows.column("language")), self.recipe)
+        return {doc_id: text for doc_id, text in zip(named, safe, strict=True) if doc_id is not None}
+
+
+def masked(texts: Sequence[str], languages: Sequence[str | None], recipe: Recipe) -> list[Text]:
+    """Texts with their personal data found, of every kind, whatever the recipe masks."""
+    masking = Masking(mask=_kinds(recipe), role_addresses=True)
+    names = [str(i) for i in range(len(texts))]
+    found = mask(pa.array(texts, pa.string()), names, pa.array(languages, pa.string()), masking).found
+    personal: list[Marks] = [[] for _ in texts]
+    for row in found.to_pylist():
+        personal[int(row["doc_id"])].append((row["start"], row["end"], row["kind"]))
+    return [Text(text, own) for text, own in zip(texts, personal, strict=True)]
 
 
 def _kinds(recipe: Recipe) -> tuple[str, ...]:
