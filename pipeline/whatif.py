@@ -9,6 +9,7 @@ Numbers are compared as `pipeline.rules` compares them.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from threading import Lock
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -175,6 +176,7 @@ class WhatIf:
         self.disagreeing = int((kept != self.was_kept).sum())
         """Rows of which the ledger says something else than its own columns under the recipe: 0 unless it was changed."""
         self._verdicts: dict[tuple[object, ...], np.ndarray] = {}
+        self._lock = Lock()
 
     def _broken(self, j: int, low: float | None, high: float | None, keep: Mapping[str, float]) -> np.ndarray:
         rule = self.rules[j]
@@ -213,12 +215,14 @@ class WhatIf:
         for j in sorted(touched):
             low, high = ends[self.names[j]]
             known = (j, low, high, *(sorted(keep.items()) if self.names[j] == LANGUAGE else ()))
-            verdict = self._verdicts.get(known)
+            with self._lock:
+                verdict = self._verdicts.get(known)
             if verdict is None:
                 verdict = self._broken(j, low, high, keep)
-                while len(self._verdicts) >= MOVED:
-                    self._verdicts.pop(next(iter(self._verdicts)), None)
-                self._verdicts[known] = verdict
+                with self._lock:
+                    while len(self._verdicts) >= MOVED:
+                        del self._verdicts[next(iter(self._verdicts))]
+                    self._verdicts[known] = verdict
             yield j, verdict
 
     def evaluate(self, moves: Moves) -> Change:

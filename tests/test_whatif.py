@@ -1,5 +1,6 @@
 """Moved bounds against the truth: what the rules themselves say under the moved recipe."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,15 @@ def test_a_bound_that_is_measured_on_itself_admits_what_was_measured_as_it() -> 
         }
     )
     assert WhatIf(table, recipe).evaluate({"gates.language.en": 0.65}).kept.tolist() == [True, False]
+
+
+def test_a_bound_is_moved_by_several_at_once() -> None:
+    whatif = WhatIf(_ledger(RECIPE, 300), RECIPE)
+    tried = [float(value) for value in range(40, 240)]
+    alone = [int(whatif.evaluate({"gopher.word_count.min": value}).lost.sum()) for value in tried]
+    with ThreadPoolExecutor(4) as pool:
+        together = pool.map(lambda value: int(whatif.evaluate({"gopher.word_count.min": value}).lost.sum()), tried)
+    assert list(together) == alone and len(set(alone)) > 1
 
 
 @pytest.mark.parametrize("n", [0, 1])

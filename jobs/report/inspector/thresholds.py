@@ -131,7 +131,7 @@ def state(moves: Mapping[str, float | None], recipe: Recipe) -> list[tuple[str, 
 
 def _state_of(fields: Mapping[str, str]) -> list[tuple[str, str]]:
     """The fields of an address that a form has in one field of its own."""
-    return parse_qsl(fields.get("state", ""), keep_blank_values=True, max_num_fields=1000)
+    return parse_qsl(fields.get("state", ""), keep_blank_values=True)
 
 
 def _dials(request: Request) -> Dials:
