@@ -1,5 +1,6 @@
 """The story of a record says what happened to it, marks what was cut where it stands, and shows pages as text only."""
 
+import gzip
 import json
 import re
 import shutil
@@ -22,8 +23,18 @@ from jobs.report.inspector.marks import Mark, edited, marked
 from jobs.report.inspector.source import WIDTH, lines, source
 from jobs.report.inspector.tokens_of import held
 from jobs.report.tables import Tables
-from jobs.runs import Run, existing_run
-from pipeline.tables import BENCHMARK_ITEMS, CONTAMINATION, MIXED_DOCUMENTS, TOKEN_DOCUMENTS
+from jobs.runs import Run, existing_run, open_run
+from pipeline.recipe import parse_recipe
+from pipeline.sources.documents import Document
+from pipeline.sources.formats import read
+from pipeline.tables import (
+    BENCHMARK_ITEMS,
+    CONTAMINATION,
+    MIXED_DOCUMENTS,
+    RECORDS,
+    TOKEN_DOCUMENTS,
+    document_id,
+)
 
 TOKEN = "a-token"
 EVIL = '<script>alert(1)</script></pre></div><img src=x onerror=alert(1)>{{ 7*7 }} \u202eevil \x1b[0m "quoted" \x00\n'
@@ -180,6 +191,61 @@ def test_sources_are_read_again_and_shown_as_text(client: TestClient, finished: 
     assert "&lt;html" in page.text and "content-type" in page.text
     body = page.text.split('<pre class="body">')[1]
     assert re.findall(r"<(?!/)[^>]*>", body.split("</pre>")[0]) == []
+
+
+SOURCES: dict[str, tuple[str, str, Callable[[Path], object]]] = {
+    "jsonl": (
+        "rows.jsonl",
+        "jsonl",
+        lambda path: path.write_text('{"text": "first <b>"}\n{"text": "second"}\n{"x": 1}\n'),
+    ),
+    "packed jsonl": (
+        "rows.jsonl.gz",
+        "jsonl",
+        lambda path: path.write_bytes(gzip.compress(b'{"text": "first <b>"}\n{"text": "second"}\n')),
+    ),
+    "parquet": (
+        "rows.parquet",
+        "parquet",
+        lambda path: pq.write_table(pa.table({"text": ["first <b>", "second"]}), path, row_group_size=1),
+    ),
+    "code": ("a.py", "code", lambda path: path.write_text("print('first <b>')\n")),
+    "text": ("a.txt", "text", lambda path: path.write_text("first <b>\n")),
+    "book": ("a.txt", "books", lambda path: path.write_text("first <b>\n")),
+    "wikitext": (
+        "testwiki-20240101-pages-articles.xml",
+        "wikipedia",
+        lambda path: path.write_text(
+            "<mediawiki><siteinfo><dbname>testwiki</dbname></siteinfo>\n"
+            "<page><title>A</title><ns>0</ns><id>1</id><revision>"
+            "<id>5</id><timestamp>2024-01-01T00:00:00Z</timestamp><text>first &lt;b&gt;</text></revision></page>\n"
+            "</mediawiki>"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_sources_that_are_no_archives_are_shown_too(kind: str, tmp_path: Path) -> None:
+    name, form, write = SOURCES[kind]
+    write(tmp_path / name)
+    recipe = parse_recipe(f"name: x\nsource: x\ninputs:\n  format: {form}\n", "here")
+    run = open_run(str(tmp_path / "out"), recipe, [str(tmp_path / name)])
+    first = []
+    for task in run.tasks:
+        items = list(read(task.source(), recipe.inputs, 10_000, run.files(task)))
+        rows = [
+            {
+                "doc_id": document_id(item.record_id, item.url, item.date, item.digest),
+                "warc_file": item.file, "warc_offset": item.offset, "warc_length": item.length,
+                "record_type": item.record_type, "flaws": list(item.flaws), "charset": None,
+            }
+            for item in items if isinstance(item, Document)
+        ]  # fmt: skip
+        run.folder.write_table(f"records/part-{task.part}.parquet", pa.Table.from_pylist(rows, RECORDS))
+        first += rows[:1]
+    found = source(run, first[0])
+    assert found.problem is None and "first <b>" in found.text and found.about
 
 
 def test_an_input_that_changed_or_is_gone_is_one_line(finished: Run, tables: Tables, tmp_path: Path) -> None:

@@ -44,11 +44,20 @@
     const local = ["j", "k", "[", "]"].includes(event.key);
     if (local && opens().length === 0) return;
     // On a button a key is the button's; "/" and "?" are nothing to a button, and are keys there, too.
-    const field = event.target instanceof Element && event.target.closest("input, select, textarea, [contenteditable]");
+    const field = event.target instanceof Element && event.target.closest("input:not([type=checkbox]), select, textarea, [contenteditable]");
     if (field || (local && typing(event.target)) || !Object.hasOwn(actions, event.key)) return;
     event.preventDefault();
     actions[event.key]();
   });
+
+  // The story of a page leads back here.
+  if (location.pathname === "/") {
+    try {
+      sessionStorage.setItem("crawlmill.results", location.search);
+    } catch {
+      // A browser that keeps nothing goes back to an empty search.
+    }
+  }
 
   // What is not filled in does not have to stand in the address.
   const form = document.querySelector("form.search");

@@ -7,10 +7,21 @@
   const boxes = [...document.querySelectorAll("#legend input[type=checkbox]")];
   let at = -1;
 
+  /* What lies under several marks looks like the first of those that are shown. */
   function filter() {
-    const off = new Set(boxes.filter((box) => !box.checked).map((box) => box.dataset.number));
+    const shown = new Map(boxes.filter((box) => box.checked).map((box) => [box.dataset.number, box.dataset]));
     for (const mark of text.querySelectorAll("[data-marks]")) {
-      mark.classList.toggle("off", mark.dataset.marks.split(" ").every((number) => off.has(number)));
+      const numbers = mark.dataset.marks.split(" ").filter((number) => shown.has(number));
+      mark.classList.toggle("off", numbers.length === 0);
+      if (numbers.length) {
+        mark.classList.remove(...[...mark.classList].filter((name) => name.startsWith("mark-")));
+        mark.classList.add(`mark-${shown.get(numbers[0]).colour}`);
+        mark.classList.toggle("stays", !numbers.some((number) => shown.get(number).cut));
+        const note = mark.querySelector("sup");
+        if (note) {
+          note.textContent = numbers.map((number) => Number(number) + 1).join(",");
+        }
+      }
     }
   }
 
@@ -21,7 +32,10 @@
   }
 
   function step(by) {
-    const marks = [...text.querySelectorAll("[data-begins]:not(.off)")];
+    const every = [...text.querySelectorAll("[data-begins]:not(.off)")];
+    // Where a rule was asked for, what it counts is what is looked for.
+    const counted = every.filter((mark) => mark.classList.contains("mark-5") && mark.dataset.marks);
+    const marks = counted.length ? counted : every;
     if (!marks.length || text.classList.contains("marks-off")) {
       say("There is no mark to go to.");
       return;
@@ -42,14 +56,14 @@
       location.assign(story.getAttribute("href"));
       return;
     }
-    // The last search before this page, with its place in it, where the browser can tell.
-    const entries = window.navigation ? window.navigation.entries().slice(0, window.navigation.currentEntry.index) : [];
-    const results = entries.findLast((entry) => new URL(entry.url).pathname === "/");
-    if (results) {
-      window.navigation.traverseTo(results.key);
-    } else {
-      location.assign("/");
+    // The last search that was looked at, which search.js remembers.
+    let results = null;
+    try {
+      results = sessionStorage.getItem("crawlmill.results");
+    } catch {
+      // A browser that keeps nothing goes to an empty search.
     }
+    location.assign(results && results.startsWith("?") ? `/${results}` : "/");
   }
 
   for (const box of boxes) {
