@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from jobs.terminal import escape
 from pipeline.errors import UsageError
 
 out = Console()

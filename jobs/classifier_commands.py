@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from jobs.terminal import escape
 from pipeline.errors import InputError, UsageError
 
 app = typer.Typer(help="Classifiers: train one on a run, see what it is worth, score texts.", no_args_is_help=True)

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from jobs import (
@@ -29,6 +28,7 @@ from jobs import (
     token_commands,
     tokenizer_commands,
 )
+from jobs.terminal import escape
 from pipeline.errors import CrawlmillError, UsageError
 from trainer import commands as training_commands
 from trainer import contamination_commands, evaluation_commands, scaling_commands

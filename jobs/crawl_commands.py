@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -19,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from jobs.terminal import escape
 from pipeline.errors import UsageError
 from pipeline.options import parse_bytes
 from pipeline.sources.crawl import HTTPS, KINDS, SUBSETS, Choice

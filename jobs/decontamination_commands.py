@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from jobs.terminal import escape
 from pipeline.errors import UsageError
 
 app = typer.Typer(help="Benchmarks: check their files, and see which items a run found.", no_args_is_help=True)

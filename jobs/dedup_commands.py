@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from jobs.terminal import escape
 from pipeline.errors import StorageError, UsageError
 
 app = typer.Typer(help="Duplicates without a run: texts in files, the S-curve, the band index.", no_args_is_help=True)

@@ -1,11 +1,11 @@
 """What a run could not do, for a terminal: the files that lost most, and the records that were put aside."""
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from jobs import quarantine
 from jobs.runs import Run, file_accounts
+from jobs.terminal import escape
 
 MOST_SHOWN = 10
 """Rows of each list."""

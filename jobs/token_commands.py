@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from jobs.terminal import escape
 from pipeline.errors import UsageError
 
 app = typer.Typer(help="Shards of tokens: check them, see what a token is.", no_args_is_help=True)
