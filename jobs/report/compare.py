@@ -72,6 +72,9 @@ class Comparison:
     groups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
 
+    apart: bool = False
+    """Whether both are finished and share no record."""
+
     @property
     def nothing_differs(self) -> bool:
         """Whether the runs were asked the same and did the same; only time and memory may differ."""
@@ -263,6 +266,7 @@ def _join(found: Comparison, sides: tuple[Side, Side], read: int, n_examples: in
         kind = "only_a" if row["b"] is None else "only_b" if row["a"] is None else "changed"
         total[kind] += row["records"] if row["a"] != row["b"] else 0
     if total["both"] == 0:
+        found.apart = True
         found.notes.append(
             "the runs share no record: they read other crawls, or other copies of the pages; "
             "shares and distributions are compared, records are not"

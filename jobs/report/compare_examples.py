@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.report.tables import Tables, below
 from jobs.runs import Run
+from jobs.store import RunFolder
+from pipeline.errors import StorageError
 from pipeline.rules import bounds
 
 EXCERPT = 300
@@ -142,9 +145,15 @@ class _Texts:
             for start, end, part in places
             if row["warc_offset"] >= start and (end is None or row["warc_offset"] < end)
         }
-        for file in side.tables.files.get("documents", ()):
-            if file.rsplit("part-", 1)[-1].removesuffix(".parquet") in parts:
-                found = pq.read_table(file, columns=["text"], filters=[("doc_id", "=", row["doc_id"])])
+        folder = RunFolder(side.run.info.get("measures", side.run.folder.path))
+        for part in sorted(parts):
+            name = f"documents/part-{part}.parquet"
+            if folder.has(name):
+                condition = [("doc_id", "=", row["doc_id"])]
+                try:
+                    found = pq.read_table(folder.local_copy(name), columns=["text"], filters=condition)
+                except (OSError, pa.ArrowInvalid) as error:
+                    raise StorageError(f"cannot read {folder.path}/{name}: {error}") from error
                 if found.num_rows:
                     return str(found.column("text")[0].as_py())
         return None

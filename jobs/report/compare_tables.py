@@ -19,7 +19,9 @@ class Sheet(NamedTuple):
 def sheets(found: Comparison) -> dict[str, Sheet]:
     """Every table that has a row, by name, in the order in which they are read."""
     every = {"settings": _settings(found), "outcomes": _outcomes(found), "reasons": _reasons(found)}
-    if found.joined is not None and not found.identical:
+    if found.apart:
+        every["reasons"] = _shares(found)
+    elif found.joined is not None and not found.identical:
         every["moves"] = _moves(found)
     every["distributions"] = _distributions(found)
     every |= {name: _group(found, name) for name in found.groups}
@@ -69,6 +71,24 @@ def _outcomes(found: Comparison) -> Sheet:
             (row["what"], *(_or_none(row[side], shown) for side in "ab"), *_difference(row["a"], row["b"], shown))
         )
     return Sheet("Outcomes", ("", "A", "B", "difference", ""), rows, (1, 2, 3, 4))
+
+
+def _shares(found: Comparison) -> Sheet:
+    """Outcomes and reasons of runs over other records, whose counts say nothing beside each other."""
+    read = next(row for row in found.outcomes if row["what"] == "read")
+    outcomes = [
+        (row["what"], row["a"], row["b"]) for row in found.outcomes if row["what"] in ("kept", "dropped", "error")
+    ]
+    reasons = [(row["reason"], row["a"], row["b"]) for row in found.reasons]
+    shares = [
+        (name, *(n / max(1, read[side]) for n, side in ((a, "a"), (b, "b")))) for name, a, b in outcomes + reasons
+    ]
+    of_reasons = sorted(shares[len(outcomes) :], key=lambda row: (-abs(row[2] - row[1]), row[0]))
+    rows = [
+        (name, f"{a:.2%}", f"{b:.2%}", f"{100 * (b - a):+.2f}")
+        for name, a, b in [*shares[: len(outcomes)], *of_reasons]
+    ]
+    return Sheet("Shares of the records read", ("", "A", "B", "points"), rows, (1, 2, 3))
 
 
 def _reasons(found: Comparison) -> Sheet:

@@ -21,6 +21,7 @@ from jobs.report.compare import Comparison, compare, distance
 from jobs.report.compare_examples import differences
 from jobs.report.compare_page import page
 from jobs.report.compare_settings import differing, in_words
+from jobs.report.compare_tables import sheets
 from jobs.runs import Run, existing_run
 from pipeline.recipe import Recipe, parse_recipe
 
@@ -226,7 +227,10 @@ def test_runs_that_share_no_record_are_compared_by_shares(finished: Run, tmp_pat
 
     run = rewritten(copied(finished, tmp_path / "elsewhere"), other_ids)
     apart = compare(existing_run(finished.folder.path), run)
-    assert apart.joined is None and apart.moves == [] and apart.examples == []
+    assert apart.apart and apart.joined is None and apart.moves == [] and apart.examples == []
+    shares = sheets(apart)["reasons"]
+    kept = {row["what"]: row["a"] for row in apart.outcomes}["kept"] / 1601
+    assert shares.title.startswith("Shares") and shares.rows[0] == ("kept", f"{kept:.2%}", f"{kept:.2%}", "+0.00")
     assert any("share no record" in note for note in apart.notes)
     assert apart.distributions and all(row["distance"] == 0 for row in apart.distributions)
 
