@@ -18,12 +18,12 @@ from pipeline.scores import sentence_edits
 
 COLOURS = {
     "rule": 5,
+    "overlap": 2,
     "line": 1,
     "repeated": 2,
     "personal": 3,
     "benchmark": 4,
     "sentence": 6,
-    "overlap": 4,
     "scored": 6,
 }
 """Which of the colours of marks each kind has. Where marks lie on each other the first of these is seen."""
