@@ -77,7 +77,6 @@ class Queries(Tables):
             return "SELECT * FROM ledger"
         if not self.has("records"):
             return None
-        # A record that was read twice has two rows of each table, so that one of each is joined.
         parts = ["SELECT r.* EXCLUDE (gate_hits), r.gate_hits AS rule_hits"]
         joins = ["FROM records r"]
         known = set(self.columns("records")) | {"rule_hits"}
@@ -87,10 +86,14 @@ class Queries(Tables):
             if columns:
                 named = ", ".join(quoted(name) for name in columns)
                 parts += [f"{table}.{quoted(name)}" for name in columns]
-                joins.append(
-                    f"LEFT JOIN (SELECT DISTINCT ON (doc_id) doc_id, {named} FROM {table}) {table} USING (doc_id)"
-                )
+                # A record that was read twice has two rows of each table, of which one is joined.
+                once = f"(SELECT DISTINCT ON (doc_id) doc_id, {named} FROM {table})"
+                joins.append(f"LEFT JOIN {table if self._is_unique(table) else once} {table} USING (doc_id)")
         return f"{', '.join(parts)} {' '.join(joins)}"
+
+    def _is_unique(self, table: str) -> bool:
+        found = self._connection.execute(f"SELECT count(*) = count(DISTINCT doc_id) FROM {table}").fetchone()
+        return found is not None and bool(found[0])
 
     def _completed(self, base: str) -> str:
         described = self._connection.execute(f"DESCRIBE {base}").fetchall()
