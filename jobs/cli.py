@@ -25,6 +25,7 @@ from jobs import (
     metrics_commands,
     mix_commands,
     plan_commands,
+    report_commands,
     token_commands,
     tokenizer_commands,
 )
@@ -63,6 +64,7 @@ app.command()(ablate_commands.ablate)
 app.command(epilog="Example: crawlmill fetch CC-MAIN-2025-26 --files 8 --seed 1 --output crawl")(crawl_commands.fetch)
 app.command(epilog="Example: crawlmill select CC-MAIN-2025-26 --language isl --output isl")(crawl_commands.select)
 app.command(epilog="Example: crawlmill plan --input demo/web --sample 10% --plan demo/plan.json")(plan_commands.plan)
+app.command(epilog="Example: crawlmill report demo/out")(report_commands.report)
 app.command(epilog="Example: crawlmill metrics demo/out --steps")(metrics_commands.metrics)
 app.command(epilog="Example: crawlmill compare demo/out demo/gopher --html demo/compare.html")(compare_commands.compare)
 app.command(epilog="Example: crawlmill inspect demo/out")(inspect_commands.inspect)
@@ -158,6 +160,7 @@ def run(
     spark_ui: Annotated[
         bool, typer.Option("--spark-ui", help="Have Spark serve its UI, and show its address.")
     ] = False,
+    report: report_commands.ReportOption = True,
 ) -> None:
     """Run the whole pipeline: archives in, curated shards and the ledger out. Recipes name other sources, too: `wikipedia`,
     `books`, `text` (Parquet, JSONL) and `code` read what their names say.
@@ -176,7 +179,8 @@ def run(
         loaded = loaded.model_copy(update={"inputs": loaded.inputs.model_copy(update={"tolerate": tolerate})})
     problem: CrawlmillError | None = None
     logged = metrics_commands.logging_to(log_file, log_format)
-    with logged, metrics_commands.served(err, metrics_port, metrics_host), Bar(err, upto) as bar:
+    served = metrics_commands.served(err, metrics_port, metrics_host)
+    with logged, served, report_commands.reporting(output, report, err) as reported, Bar(err, upto) as bar:
         try:
             done = job.run(
                 loaded,
@@ -212,6 +216,8 @@ def run(
     else:
         out.print(f"{upto} done in {escape(output)}; run again without --upto to complete it", highlight=False)
     failures.show_quarantined(out, done)
+    if reported.place is not None:
+        report_commands.say(out, reported.place)
     if problem is not None:
         raise problem
 
@@ -223,6 +229,7 @@ def redecide(
     recipe: _RecipeOption = "default",
     index: _IndexOption = None,
     benchmarks: _BenchmarksOption = None,
+    report: report_commands.ReportOption = True,
 ) -> None:
     """Decide an earlier run again under other thresholds, without extracting again."""
     from jobs.curate import redecide as job
@@ -231,11 +238,14 @@ def redecide(
 
     began = time.monotonic()
     loaded = load_recipe(recipe)
-    with Bar(err) as bar:
+    with report_commands.reporting(output, report, err) as reported, Bar(err) as bar:
         decided = loaded if benchmarks is None else loaded.with_benchmarks(benchmarks)
         done = job(source, decided, output, index, bar.tasks)
+        seconds = time.monotonic() - began
     _show_funnel(done)
-    out.print(f"decided in {time.monotonic() - began:.1f} s", highlight=False)
+    out.print(f"decided in {seconds:.1f} s", highlight=False)
+    if reported.place is not None:
+        report_commands.say(out, reported.place)
 
 
 @app.command(epilog="Example: crawlmill explain demo/out https://garden.example/articles/1")
@@ -422,7 +432,7 @@ def _show_funnel(done: Any) -> None:
 
 
 PANELS = {
-    "Curate": "sample run explain redecide compare inspect metrics plan dedup decontaminate",
+    "Curate": "sample run report explain redecide compare inspect metrics plan dedup decontaminate",
     "Get archives": "fetch select references",
     "Tokens and mixes": "tokenizer tokenize tokens mix",
     "Train and judge": "train evaluate contamination ablate export import classifier",

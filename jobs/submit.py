@@ -5,7 +5,7 @@ import sys
 
 from rich.console import Console
 
-from jobs import annotate, curate, extract, log, metrics_commands
+from jobs import annotate, curate, extract, log, metrics_commands, report_commands
 from jobs import run as whole
 from pipeline.errors import CrawlmillError
 from pipeline.recipe import load_recipe
@@ -37,6 +37,7 @@ def main(stage: str, arguments: list[str] | None = None) -> None:
     parser.add_argument("--metrics-host", default="127.0.0.1", help="address to serve them at")
     parser.add_argument("--log", help="file to log to; - for stderr")
     parser.add_argument("--log-format", choices=log.FORMATS, help="json, or text")
+    parser.add_argument("--no-report", action="store_true", help="do not write report.html when the run ends")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     upto = whole.STAGES[-1] if stage == "run" else stage
@@ -48,8 +49,10 @@ def main(stage: str, arguments: list[str] | None = None) -> None:
             inputs = recipe.inputs.model_copy(update={"tolerate": options.tolerate})
             recipe = recipe.model_copy(update={"inputs": inputs})
         logged = metrics_commands.logging_to(options.log, options.log_format)
-        served = metrics_commands.served(Console(stderr=True), options.metrics_port, options.metrics_host)
-        with logged, served:
+        err = Console(stderr=True)
+        served = metrics_commands.served(err, options.metrics_port, options.metrics_host)
+        wanted = report_commands.wanted() and not options.no_report
+        with logged, served, report_commands.reporting(options.output, wanted, err) as reported:
             done = whole.run(
                 recipe,
                 options.input,
@@ -68,3 +71,5 @@ def main(stage: str, arguments: list[str] | None = None) -> None:
         print(" ".join(f"{name}={count}" for name, count in curate.outcome_counts(done).items()))
     else:
         print(f"{upto} done: {len(done.done(extract.STAGE if upto == extract.STAGE else annotate.STAGE))} parts")
+    if reported.place is not None:
+        report_commands.say(Console(), reported.place)

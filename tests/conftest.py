@@ -12,6 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+os.environ.setdefault("CRAWLMILL_REPORT", "0")
+"""Commands that tests start write no reports, which take seconds, unless the test is about them."""
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
