@@ -325,7 +325,12 @@ def test_a_run_that_decided_nothing_has_stories_and_a_capture_may_stand_twice(
     assert both.get(f"/page/{row['doc_id']}", params={**place, "offset": 8}).status_code == 404
     shutil.rmtree(ledger)
     shutil.rmtree(ledger.parent / "curated")
-    undecided = visiting(existing_run(run.folder.path)).get(f"/page/{row['doc_id']}")
+    early = visiting(existing_run(run.folder.path))
+    for reason in ("gates.url.domain", "extraction.empty", "source.damaged", "dedup.minhash"):
+        (other,) = some(tables, f"reason = '{reason}'")
+        assert early.get(f"/page/{other['doc_id']}").status_code == 200
+        assert early.get(f"/page/{other['doc_id']}/beside/{row['doc_id']}").status_code == 200
+    undecided = early.get(f"/page/{row['doc_id']}")
     assert undecided.status_code == 200 and "Nothing is decided yet" in undecided.text
     assert "As written" not in undecided.text and "Text, and what became of it" in undecided.text
 

@@ -8,6 +8,9 @@ from starlette.requests import Request
 
 from jobs.report.inspector.inspection import Inspection
 
+_UNDECIDED = dict.fromkeys(("duplicate_of", "rule_hits", "pii", "upsample", "shard", "row"))
+"""What is asked of rows, and only the ledger has."""
+
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 
 
@@ -19,7 +22,8 @@ def rows_by_id(inspection: Inspection, doc_id: str) -> list[dict[str, Any]]:
     tables = inspection.tables
     for table in ("ledger", "records"):
         if tables.has(table):
-            return tables.rows(f"SELECT * FROM {table} WHERE doc_id = ? ORDER BY warc_file, warc_offset", [doc_id])
+            rows = tables.rows(f"SELECT * FROM {table} WHERE doc_id = ? ORDER BY warc_file, warc_offset", [doc_id])
+            return [{**_UNDECIDED, **row} for row in rows]
     return []
 
 
