@@ -1,4 +1,4 @@
-"""What figures are drawn on: axes of matplotlib, written as SVG that stands in a page and has no style of its own."""
+"""What figures are drawn on: a figure of matplotlib, written as SVG that stands in a page and has no style of its own."""
 
 import io
 import math
@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Affine2D
 
 from jobs.report.text import shown_line
 
@@ -45,38 +48,47 @@ class Area(NamedTuple):
 
 
 class Canvas:
-    """One figure with one pair of axes; its ticks are few and put by us."""
+    """One figure and what its data units are. Its ticks are few and put by us; matplotlib's own axes would take more time
+    than all that is drawn in them."""
 
     def __init__(self, height: float, area: Area, x: tuple[float, float], y: tuple[float, float]) -> None:
         self.height = height
         self.figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, frameon=False)
         FigureCanvasSVG(self.figure)
-        width, tall = WIDTH - area.left - area.right, height - area.top - area.bottom
-        box = (area.left / WIDTH, area.bottom / height, width / WIDTH, tall / height)
-        self.axes = self.figure.add_axes(box, frameon=False)
-        self.axes.set_axis_off()
-        self.axes.set_xlim(*apart(*x))
-        self.axes.set_ylim(*apart(*y))
-        self.unit_x = (self.axes.get_xlim()[1] - self.axes.get_xlim()[0]) / width
-        self.unit_y = (self.axes.get_ylim()[1] - self.axes.get_ylim()[0]) / tall
+        self.x, self.y = apart(*x), apart(*y)
+        self.unit_x = (self.x[1] - self.x[0]) / (WIDTH - area.left - area.right)
+        self.unit_y = (self.y[1] - self.y[0]) / (height - area.top - area.bottom)
         """Data units of one unit of the figure."""
+        scale = Affine2D().translate(-self.x[0], -self.y[0]).scale(1 / self.unit_x, 1 / self.unit_y)
+        self.place = scale.translate(area.left, area.bottom)
+
+    def _add(self, artist: Artist) -> None:
+        self.figure.add_artist(artist, clip=False)
 
     def text(self, x: float, y: float, words: str, ha: str = "left", va: str = "baseline", **more: Any) -> None:
         """Words at a place in data units, as they are: no mathematics is read into them."""
         colour = _COLOUR[more.pop("colour", "muted")]
         size = more.pop("size", _FONT)
-        self.axes.text(x, y, shown_line(words), ha=ha, va=va, color=colour, fontsize=size, parse_math=False, **more)
+        shape: Any = {
+            "ha": ha,
+            "va": va,
+            "color": colour,
+            "fontsize": size,
+            "parse_math": False,
+            "transform": self.place,
+        }
+        self._add(Text(x, y, shown_line(words), **shape, **more))
 
     def lines(self, segments: Sequence[Any], colour: str, width: float = 1, dashes: Any = "solid") -> None:
         """Lines through points."""
         if len(segments):
-            found = LineCollection(segments, colors=_COLOUR[colour], linewidths=width, linestyles=dashes)
-            self.axes.add_collection(found, autolim=False)
+            shape: Any = {"linewidths": width, "linestyles": dashes, "transform": self.place}
+            self._add(LineCollection(segments, colors=_COLOUR[colour], **shape))
 
     def shape(self, path: Path, fill: str | None, edge: str | None = None, width: float = 1) -> None:
         """An outline, filled."""
-        colours = {"facecolor": _COLOUR[fill] if fill else "none", "edgecolor": _COLOUR[edge] if edge else "none"}
-        self.axes.add_patch(PathPatch(path, linewidth=width if edge else 0, **colours))  # type: ignore[arg-type]
+        colours: Any = {"facecolor": _COLOUR[fill] if fill else "none", "edgecolor": _COLOUR[edge] if edge else "none"}
+        self._add(PathPatch(path, linewidth=width if edge else 0, transform=self.place, **colours))
 
     def boxes(self, boxes: Sequence[tuple[float, float, float, float]], fill: str, edge: str | None = None) -> None:
         """Rectangles of left, bottom, right, top."""
@@ -86,8 +98,8 @@ class Canvas:
 
     def x_ticks(self, ticks: Sequence[tuple[float, str]]) -> None:
         """Marks and their words under the axis, and the axis."""
-        low, high = self.axes.get_xlim()
-        bottom = self.axes.get_ylim()[0]
+        low, high = self.x
+        bottom = self.y[0]
         ends = [[(low, bottom), (high, bottom)]]
         self.lines([*ends, *([(x, bottom), (x, bottom - 4 * self.unit_y)] for x, _ in ticks)], "muted")
         for x, words in ticks:
@@ -97,18 +109,13 @@ class Canvas:
 
     def y_grid(self, ticks: Sequence[tuple[float, str]]) -> None:
         """Lines across at the ticks, and their words on the left."""
-        low, high = self.axes.get_xlim()
+        low, high = self.x
         self.lines([[(low, y), (high, y)] for y, _ in ticks], "line", 0.7)
         for y, words in ticks:
             self.text(low - 5 * self.unit_x, y, words, ha="right", va="center")
 
     def svg(self, name: str, title: str, description: str) -> str:
         """What was drawn, as it stands in a page."""
-        for artist in self.axes.get_children():
-            artist.set_clip_on(False)
-        self.axes.set_axis_on()
-        self.axes.xaxis.set_visible(False)
-        self.axes.yaxis.set_visible(False)
         written = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         with _DRAWING, matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
