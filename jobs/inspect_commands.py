@@ -6,7 +6,6 @@ import signal
 import socket
 import sys
 import webbrowser
-from ipaddress import ip_address
 from typing import Annotated
 
 import typer
@@ -75,11 +74,10 @@ def inspect(
 
 def _loopback(host: str) -> str:
     """The address if only this machine reaches it. Raises UsageError."""
-    try:
-        if host == "localhost" or ip_address(host).is_loopback:
-            return LOCALHOST if host == "localhost" else host
-    except ValueError:
-        pass
+    from jobs.report.inspector.security import is_loopback
+
+    if host == "localhost" or is_loopback(host):
+        return LOCALHOST if host == "localhost" else host
     raise UsageError(
         f"--host {host} is not an address of this machine alone; the inspector shows a whole run to whoever reaches it. "
         "From elsewhere: ssh -L PORT:127.0.0.1:PORT this-machine, with --port PORT here"

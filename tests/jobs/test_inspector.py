@@ -20,7 +20,7 @@ from jobs.inspect_commands import _listen, _loopback
 from jobs.report.inspector import export, queries, searcher
 from jobs.report.inspector.app import create
 from jobs.report.inspector.searcher import marked
-from jobs.report.inspector.security import MOST_ADDRESS, MOST_BODY, POLICY, cookie_name
+from jobs.report.inspector.security import MOST_ADDRESS, MOST_BODY, POLICY, cookie_name, is_own_name
 from jobs.report.inspector.selection import Place, Selection, place, read
 from jobs.runs import Run, existing_run
 from pipeline.errors import UsageError
@@ -95,6 +95,12 @@ def test_another_name_for_this_machine_is_refused(client: TestClient, host: str)
 def test_names_of_this_machine_are_not(client: TestClient, host: str) -> None:
     cookie = f"{cookie_name(8123)}={TOKEN}"
     assert client.get("/", headers={"host": host, "cookie": cookie}).status_code == 200
+
+
+def test_a_name_is_ours_at_our_port_and_on_this_machine() -> None:
+    assert is_own_name(["127.0.0.2:81"], ("127.0.0.2", 81)) and is_own_name(["localhost"], ("127.0.0.1", 80))
+    assert not is_own_name(["10.0.0.1:81"], ("10.0.0.1", 81)) and not is_own_name(["localhost"], ("127.0.0.1", 81))
+    assert not is_own_name(["localhost:81", "localhost:81"], ("127.0.0.1", 81)) and not is_own_name(["x"], None)
 
 
 def test_every_answer_has_the_policy(client: TestClient) -> None:

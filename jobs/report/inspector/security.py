@@ -21,6 +21,7 @@ is visited with the same browser, sees it: do not do that, or end the inspector 
 """
 
 import secrets
+from ipaddress import ip_address
 from logging import DEBUG, getLogger
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -139,7 +140,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         """What is wrong with a request, whoever sent it."""
         headers = Headers(scope=scope)
-        if not _is_own_name(headers.getlist("host"), scope.get("server")):
+        if not is_own_name(headers.getlist("host"), scope.get("server")):
             words = "This address is not the inspector's. Open the one that <code>crawlmill inspect</code> printed."
             return _refuse(403, "Wrong address", words)
         if scope["method"] not in METHODS:
@@ -178,13 +179,21 @@ class Guard:
         return secrets.compare_digest(given.encode("utf-8", "surrogatepass"), self._token.encode())
 
 
-def _is_own_name(hosts: list[str], server: tuple[str, int | None] | None) -> bool:
-    """Whether the one Host header is a loopback name with the port at which the request came in."""
-    port = server[1] if server else None
-    names = [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
-    if port == 80:
-        names += ["127.0.0.1", "localhost", "[::1]"]
-    return port is not None and len(hosts) == 1 and hosts[0].lower() in names
+def is_own_name(hosts: list[str], server: tuple[str, int | None] | None) -> bool:
+    """Whether the one Host header is a loopback name with the port at which the request came in; `server` is the address
+    that the socket has."""
+    host, port = server or ("", None)
+    names = {"127.0.0.1", "localhost", "[::1]"} | ({host} if is_loopback(host) else set())
+    own = {f"{name}:{port}" for name in names} | (names if port == 80 else set())
+    return port is not None and len(hosts) == 1 and hosts[0].lower() in own
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address; names are none."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_own_origin(headers: Headers) -> bool:
