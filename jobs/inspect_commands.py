@@ -45,13 +45,14 @@ def inspect(
     run = existing_run(folder)
     listening = _listen(_loopback(host), port)
     at = listening.getsockname()[1]
-    token = new_token()
-    app = create(run, token, tokens or [])
+    # The second is for the browser that is opened here, whose command other users can see.
+    token, once = new_token(), new_token()
+    app = create(run, token, tokens or [], once)
     address = f"http://{f'[{host}]' if ':' in host else host}:{at}"
     out.print(f"inspect {folder}: {address}/?{TOKEN}={token}", highlight=False, markup=False, soft_wrap=True)
     out.print("Ctrl-C ends it.")
     if browser and _has_display():
-        webbrowser.open(f"{address}/?{TOKEN}={token}")
+        webbrowser.open(f"{address}/?{TOKEN}={once}")
     # uvicorn ends what it is at, and then calls this.
     signal.signal(signal.SIGINT, _ended)
     settings = uvicorn.Config(

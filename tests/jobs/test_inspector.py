@@ -77,6 +77,13 @@ def test_only_the_token_lets_in_and_it_leaves_the_address(finished: Run) -> None
     assert client.get(f"{HERE}//evil.example/%5Cx?token=a-token").headers["location"] == "/evil.example/%5Cx"
 
 
+def test_the_token_that_a_browser_is_opened_with_lets_in_once(finished: Run) -> None:
+    app = create(finished, TOKEN, once="once")
+    first, second = (TestClient(app, base_url=HERE, follow_redirects=False) for _ in range(2))
+    assert first.get("/?token=once").status_code == 303 and first.get("/").status_code == 200
+    assert second.get("/?token=once").status_code == 403 and second.get("/?token=None").status_code == 403
+
+
 def test_inspectors_at_two_ports_do_not_take_each_others_cookies(finished: Run) -> None:
     one, other = inside(finished), outside(finished, "http://127.0.0.1:8124")
     other.cookies.set(cookie_name(8123), TOKEN)

@@ -31,8 +31,9 @@ _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg
 _SHOWN = {400: "That cannot be asked", 404: "Not found", 405: "No such method", 413: "Too large"}
 
 
-def create(run: Run, token: str, tokens: Sequence[str] = ()) -> Starlette:
-    """The application for a run, which lets in who has the token; `tokens` are folders that may hold tokens of its pages.
+def create(run: Run, token: str, tokens: Sequence[str] = (), once: str | None = None) -> Starlette:
+    """The application for a run, which lets in who has the token, and one visit with `once`. `tokens` are folders that may
+    hold tokens of its pages.
 
     Raises StorageError where its tables cannot be read.
     """
@@ -45,7 +46,7 @@ def create(run: Run, token: str, tokens: Sequence[str] = ()) -> Starlette:
             Route("/report", _report),
             Route("/static/{name}", _static),
         ],
-        middleware=[Middleware(Guard, token=token)],
+        middleware=[Middleware(Guard, token=token, once=once)],
         exception_handlers={HTTPException: _failed, CrawlmillError: _refused},
     )
     app.router.redirect_slashes = False

@@ -9,7 +9,8 @@ What it stands against:
   cookie does not go along with what other sites ask for (SameSite). A name of theirs that leads to 127.0.0.1 (DNS
   rebinding) is refused by its Host header, and what changes anything needs the Origin of our own pages.
 - *Other users of the machine.* They can connect, too, but have to guess 256 bits. The address with the token is shown
-  on the terminal of whoever started the inspector; the token is in no log, and leaves the address bar at once.
+  on the terminal of whoever started the inspector; the token is in no log, and leaves the address bar at once. They see
+  the command by which a browser is opened: the token in it lets in one visit only, that of this browser.
 - *Requests that ask for files.* None names one: static files are a fixed set, tables those that the run has, a record is
   found by its id among rows. The one file that is written, a recipe, has a name of letters and digits in a folder of its
   own.
@@ -75,8 +76,8 @@ _PAGE = """<!doctype html>
 
 _HOW_TO_GET_IN = (
     "This is a Crawlmill inspector, and this browser has not been let in. Open the address that "
-    "<code>crawlmill inspect</code> printed when it was started: it ends in a token. If you followed a link from "
-    "another page after having been let in, enter its address by hand."
+    "<code>crawlmill inspect</code> printed when it was started: it ends in a token. If it has been let in and you followed "
+    'a link from elsewhere, <a href="">go on</a>.'
 )
 
 
@@ -93,9 +94,11 @@ def cookie_name(port: int) -> str:
 class Guard:
     """Lets through what `security` says may pass, and puts the headers on whatever is answered."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str, once: str | None = None) -> None:
+        """`once` is another token, which lets in one visit only."""
         self._app = app
         self._token = token
+        self._once = once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or has it answered."""
@@ -163,7 +166,7 @@ class Guard:
         asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for key, value in asked if key == TOKEN]
         if given and scope["method"] != "POST":
-            if not self._is_token(given[0]):
+            if not self._is_token(given[0]) and not self._is_once(given[0]):
                 return _refuse(403, "Not let in", _HOW_TO_GET_IN)
             rest = urlencode([(key, value) for key, value in asked if key != TOKEN])
             # A path that begins with two slashes would lead to another host.
@@ -175,8 +178,18 @@ class Guard:
             return _refuse(403, "Not let in", _HOW_TO_GET_IN)
         return None
 
+    def _is_once(self, given: str) -> bool:
+        if self._once is None or not _is_same(given, self._once):
+            return False
+        self._once = None
+        return True
+
     def _is_token(self, given: str) -> bool:
-        return secrets.compare_digest(given.encode("utf-8", "surrogatepass"), self._token.encode())
+        return _is_same(given, self._token)
+
+
+def _is_same(given: str, token: str) -> bool:
+    return secrets.compare_digest(given.encode("utf-8", "surrogatepass"), token.encode())
 
 
 def is_own_name(hosts: list[str], server: tuple[str, int | None] | None) -> bool:
