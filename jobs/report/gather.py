@@ -1,7 +1,7 @@
 """Collects what the report of a run shows, whatever became of the run.
 
 Exact counts come from manifests. What reads rows reads at most MOST_ROWS of the ledger, and excerpts come from at most
-MOST_TEXT_BYTES of text, so that the report of a crawl of billions of pages takes minutes and about 1.6 GB.
+MOST_TEXT_BYTES of text, so that the report of a crawl of billions of pages takes a minute or two and 1.7 GB.
 """
 
 import os
@@ -17,10 +17,10 @@ from jobs.report.gather_funnel import decided_funnel, text_bytes_per_char, undec
 from jobs.report.gather_reasons import Examples, reasons
 from jobs.report.gather_rows import LEAST_CANDIDATES, Note, Rows, decided_rows, ledger_rows, shown, undecided_rows
 from jobs.report.gather_texts import Texts
-from jobs.run import STAGES
+from jobs.run import STAGES, check_inputs
 from jobs.runs import Run, existing_run
 from pipeline.curation import TOO_PERSONAL
-from pipeline.errors import CrawlmillError
+from pipeline.errors import CrawlmillError, InputError
 from pipeline.recipe import Recipe
 
 Value = TypeVar("Value")
@@ -204,10 +204,14 @@ def _outcome(run: Run, now: dict[str, Any] | None) -> tuple[str, str | None]:
         # The process that works at a run makes its report when all else is done.
         meter = observe.current()
         ours = meter is not None and meter.run.folder.path == run.folder.path
-        return ("done", None) if ours and run.is_done(STAGES[-1]) else ("going on", None)
-    if run.is_done(STAGES[-1]):
-        return "done", None
-    return "unfinished", None
+        if not (ours and run.is_done(STAGES[-1])):
+            return "going on", None
+    if "measures" not in run.info:
+        try:
+            check_inputs(run)
+        except InputError as error:  # all else is done: the command failed, and says so
+            return "failed", str(error)
+    return ("done" if run.is_done(STAGES[-1]) else "unfinished"), None
 
 
 def _lives(run: Run) -> bool:

@@ -13,12 +13,13 @@ from jobs.report.facts import Beside, Example, Measured, Piece, Reason
 from jobs.report.gather_funnel import Grouping
 from jobs.report.gather_rows import Note, Rows, family, order, shown, strings
 from jobs.report.gather_rules import Asked
+from jobs.report.gather_scores import sentence_threshold
 from jobs.report.gather_texts import Marks, Text, Texts, differing
 from jobs.runs import Run
-from pipeline.curation import SAME_RECORD
+from pipeline.curation import SAME_RECORD, TOO_PERSONAL
 from pipeline.errors import StorageError
 from pipeline.highlights import offending, pieces, url_parts
-from pipeline.recipe import Recipe
+from pipeline.rules import Bound
 
 EXAMPLES = 20
 """Drops of each reason, and as many keeps."""
@@ -95,12 +96,14 @@ def reasons(
 ) -> list[Reason]:
     """Every reason of the ledger, in the funnel's order. Examples of each come from the first source that has any."""
     picks: list[list[Pick]] = [[] for _ in sources]
+    showing = [texts.has(rows.ids) & rows.has_text for rows in sources]
+    group_of = Grouping(run.recipe)
     chosen = []
     for step in steps:
         deciding = [i for i, rows in enumerate(sources) if step.name in rows.reasons.names]
         hit = [i for i, rows in enumerate(sources) if step.name in rows.hits.names]
         source = next(iter([*deciding, *hit]), 0)
-        pick = _pick(step.name, sources[source], asked, texts, run.recipe, seed)
+        pick = _pick(step.name, group_of(step.name), sources[source], asked, showing[source], seed)
         picks[source].append(pick)
         chosen.append((source, pick))
     shows = [Examples(run, rows, asked, texts, note, own) for rows, own in zip(sources, picks, strict=True)]
@@ -136,11 +139,11 @@ def asks(reason: str, asked: Sequence[Asked]) -> str:
     return ""
 
 
-def _pick(reason: str, rows: Rows, asked: Sequence[Asked], texts: Texts, recipe: Recipe, seed: int) -> Pick:
-    group = Grouping(recipe)(reason)
+def _pick(reason: str, group: str, rows: Rows, asked: Sequence[Asked], with_text: np.ndarray, seed: int) -> Pick:
+    """Rows at random: drops that the reason decided, or where it decided none those that it hit; `with_text` says which
+    rows have a text to show."""
     decided = rows.reasons.by(reason)
     drops = decided if len(decided) else rows.hits.by(reason)
-    with_text = texts.has(rows.ids) & rows.has_text
     # Rather pages with a text to show; but of a reason that few have, all.
     shown = drops[with_text[drops]]
     drops = shown if len(shown) >= min(EXAMPLES, len(drops)) else drops
@@ -195,6 +198,7 @@ class Examples:
         self.text: dict[str, Text] = texts.read([i for i in (*ids, *self.keepers) if i])
         self.matches = self._matches(picks)
         self.sentences = self._sentences(picks)
+        self.least = {name: sentence_threshold(head) for name, head in run.recipe.score.heads.items()}
 
     def _keepers(self, rows: Rows) -> dict[str, dict[str, Any]]:
         """The ledger's rows of the pages that the drawn ones gave way to."""
@@ -215,15 +219,24 @@ class Examples:
                 found.setdefault(row["doc_id"], []).extend(spans)
         return {doc_id: sorted(marks) for doc_id, marks in found.items()}
 
-    def _sentences(self, picks: Sequence[Pick]) -> dict[tuple[str, str], Marks]:
-        """Sentences that a head scored high, in the pages drawn for rules on it."""
+    def _sentences(self, picks: Sequence[Pick]) -> dict[tuple[str, str], list[tuple[float, int, int]]]:
+        """Sentences that a head scored high, with their scores, in the pages drawn for rules on it."""
         heads = {name for name, head in self.run.recipe.score.heads.items() if head.sentences}
         rules = {a.bound.rule for a in self.asked if self._head(a.bound.signal) in heads}
-        found: dict[tuple[str, str], Marks] = {}
+        found: dict[tuple[str, str], list[tuple[float, int, int]]] = {}
         drawn = [p for p in picks if p.reason in rules]
-        for row in self._beside_parts("sentences", ["doc_id", "head", "start", "end"], drawn):
-            found.setdefault((row["doc_id"], row["head"]), []).append((row["start"], row["end"], "offending"))
-        return {key: sorted(marks) for key, marks in found.items()}
+        for row in self._beside_parts("sentences", ["doc_id", "head", "start", "end", "score"], drawn):
+            found.setdefault((row["doc_id"], row["head"]), []).append((row["score"], row["start"], row["end"]))
+        return found
+
+    def _counted(self, doc_id: str, head: str, bound: Bound) -> set[tuple[int, int]]:
+        """The sentences that a bound on a head is about: those that its share counts, the highest, or all that are known."""
+        sentences = self.sentences.get((doc_id, head), [])
+        if bound.signal.endswith("_sentence_share"):
+            sentences = [s for s in sentences if s[0] >= self.least[head]]
+        elif bound.signal.endswith("_max_sentence"):
+            sentences = sorted(sentences, key=lambda s: (-s[0], s[1]))[:1]
+        return {(start, end) for _, start, end in sentences}
 
     def _head(self, signal: str) -> str | None:
         """The head that a column of scores is of."""
@@ -276,11 +289,13 @@ class Examples:
             return []
         if reason.startswith("decontaminate."):
             return self.matches.get(told["doc_id"], [])
+        if reason == TOO_PERSONAL:  # which is masked, and shown as such
+            return [(start, end, "offending") for start, end, _ in text.personal]
         found: set[tuple[int, int]] = set()
         for one in bounds:
             head = self._head(one.bound.signal)
             if head is not None:
-                found |= {(start, end) for start, end, _ in self.sentences.get((told["doc_id"], head), ())}
+                found |= self._counted(told["doc_id"], head, one.bound)
                 continue
             signal, language = one.bound.signal, told["language"]
             spans = offending(text.text, reason, signal, self.run.recipe, language=language)

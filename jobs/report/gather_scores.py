@@ -12,7 +12,7 @@ from jobs.report.gather_rules import spread
 from pipeline.errors import CrawlmillError
 from pipeline.recipe import Recipe
 from pipeline.rules import bounds
-from pipeline.scores import HeadOptions, score_schema
+from pipeline.scores import SENTENCE, HeadOptions, score_schema
 
 _FIGURES = ("roc_auc", "average_precision", "calibration_error", "accuracy", "macro_f1")
 
@@ -107,6 +107,14 @@ def _head(name: str, options: HeadOptions, column: str, histogram: Any, in_quali
         options.topics,
         in_quality,
     )
+
+
+def sentence_threshold(options: HeadOptions) -> float:
+    """From which score on a head's share of sentences counts one, as its model says."""
+    try:
+        return float(_document(options.path.with_suffix(".json")).get("sentence_threshold", SENTENCE))
+    except (CrawlmillError, OSError, ValueError, TypeError):
+        return SENTENCE  # that the model cannot be read is noted with the classifiers
 
 
 def _document(path: Path) -> dict[str, Any]:

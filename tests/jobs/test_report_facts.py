@@ -262,6 +262,13 @@ def test_an_empty_run_has_a_report(finished: Run, tmp_path: Path) -> None:
     assert (made.about.outcome, made.funnel, made.reasons) == ("unfinished", None, [])
 
 
+def test_a_run_that_lost_too_much_of_its_inputs_has_failed(finished: Run, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run", ("ledger", "signals", "documents", "curated"))
+    made = gather(edited(run, lambda info: info["recipe"]["inputs"].update(tolerate=0.0)))
+    assert made.about.outcome == "failed" and "the recipe tolerates 0.0%" in (made.about.error or "")
+    assert all(stage.state == "done" for stage in made.stages)
+
+
 def test_what_cannot_be_read_is_said_and_the_rest_is_there(finished: Run, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
     for table in ("ledger", "documents"):
