@@ -40,6 +40,13 @@ class Tables:
         files = {name: _files(measures, name) for name in MEASURED} | {name: _files(own, name) for name in DECIDED}
         self.files = {name: found for name, found in files.items() if found}
         self._connection = duckdb.connect(":memory:")
+        try:
+            self._open()
+        except duckdb.Error as error:
+            raise StorageError(f"cannot read a table of {run.folder.path}: {_first(error)}") from error
+
+    def _open(self) -> None:
+        """Confines DuckDB to the folders of these files, then gives each table its view."""
         folders = sorted({f"{Path(file).parent}/" for found in self.files.values() for file in found})
         self._connection.execute("SET allowed_directories = ?", [folders])
         self._connection.execute("SET enable_external_access = false")
@@ -83,7 +90,7 @@ def below(share: float) -> str | None:
 
 def _files(folder: RunFolder, table: str) -> list[str]:
     """Files of a table on this machine: those of a store are copied to it."""
-    return [str(folder.local_copy(name).absolute()) for name in folder.list(table, ".parquet")]
+    return [str(folder.local_copy(name).resolve()) for name in folder.list(table, ".parquet")]
 
 
 def _first(error: Exception) -> str:
