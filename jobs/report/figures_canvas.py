@@ -63,6 +63,7 @@ class Canvas:
         self.place = scale.translate(area.left, area.bottom)
 
     def _add(self, artist: Artist) -> None:
+        artist.set_zorder(len(self.figure.get_children()))  # what comes later lies above
         self.figure.add_artist(artist, clip=False)
 
     def text(self, x: float, y: float, words: str, ha: str = "left", va: str = "baseline", **more: Any) -> None:

@@ -1,5 +1,6 @@
 """The report of a run as one HTML file: facts in, a page out that needs nothing else and runs no script."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.resources import files
@@ -110,6 +111,14 @@ def money(value: float | None) -> str:
 class _Drawing:
     """The figures of a page as the template asks for them. What there is nothing to draw of is empty."""
 
+    def __init__(self) -> None:
+        self.names: Counter[str] = Counter()
+
+    def _name(self, name: str) -> str:
+        """A name that no other figure of the page has: a score may be a rule's, a head's and a signal."""
+        self.names[name] += 1
+        return name if self.names[name] == 1 else f"{name}:{self.names[name]}"
+
     def funnel(self, funnel: Funnel, what: str) -> Markup:
         """One panel: what is `bytes_left`, `tokens_left` or `left` of each group. Groups before anything is known of it are
         left out; the first known one is then the start."""
@@ -136,7 +145,7 @@ class _Drawing:
         log = rule.histogram is not None and rule.histogram.log
         return Markup(
             figures.curve(
-                f"curve-{rule.name}-{curve.side}",
+                self._name(f"curve-{rule.name}-{curve.side}"),
                 curve.thresholds,
                 curve.kept,
                 curve.newly,
@@ -161,7 +170,7 @@ class _Drawing:
         if histogram is None or not histogram.n:
             return Markup()
         drawn = figures.histogram(
-            f"values-{name}",
+            self._name(f"values-{name}"),
             histogram.edges,
             histogram.series,
             title=f"{what} by {signal}",
@@ -179,9 +188,9 @@ class _Drawing:
         title = f"{breakdown.name}: shares of {breakdown.among}, before and after"
         if breakdown.name == "dates":
             dated = [row for row, told in zip(rows, breakdown.rows, strict=True) if told.value is not None]
-            return Markup(figures.timeline("dates", dated, title=title, total=total))
+            return Markup(figures.timeline(self._name("dates"), dated, title=title, total=total))
         return Markup(
-            figures.before_after(f"share-{breakdown.name}", rows[:MOST_BARS], title=title, total=total)
+            figures.before_after(self._name(f"share-{breakdown.name}"), rows[:MOST_BARS], title=title, total=total)
             if len(rows) > 1
             else ""
         )
