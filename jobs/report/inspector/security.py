@@ -30,6 +30,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobs.report.text import shown_line
+
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -133,7 +135,9 @@ class Guard:
         try:
             await self._app(scope, receive, answer)
         except Exception as error:
-            _log.error("%s: %s at %s", type(error).__name__, error, scope["path"], exc_info=_log.isEnabledFor(DEBUG))
+            # Both may hold what a page says, and a terminal does what it is told.
+            words = shown_line(f"{type(error).__name__}: {error} at {scope['path']}")
+            _log.error("%s", words, exc_info=_log.isEnabledFor(DEBUG))
             if started:
                 raise
             await _refuse(500, "This is our fault", "The terminal of the inspector says what went wrong.")(
