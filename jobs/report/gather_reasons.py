@@ -319,8 +319,8 @@ class Examples:
             return [Measured("language", told["language"], None, None)]
         made = []
         minhash = self.run.recipe.dedup.minhash
-        if reason == "dedup.minhash" and minhash is not None and told["similarity"] is not None:
-            made.append(Measured("similarity", float(told["similarity"]), minhash.verify, None))
+        if reason == "dedup.minhash" and minhash is not None:
+            made.append(Measured("similarity", _finite(told["similarity"]), minhash.verify, None))
         for one in bounds:
             values = self.values.get(one.bound.signal)
             value = None if values is None or not np.isfinite(values[at]) else float(values[at])
@@ -333,7 +333,7 @@ class Examples:
             return None
         keeper = told["duplicate_of"]
         excerpt = text.excerpt(marks)[0] if text is not None else []
-        return Beside(keeper, shown(self.keepers.get(keeper, {}).get("url")), told["similarity"], excerpt)
+        return Beside(keeper, shown(self.keepers.get(keeper, {}).get("url")), _finite(told["similarity"]), excerpt)
 
 
 def _note(told: dict[str, Any], reason: str) -> str:
@@ -346,6 +346,10 @@ def _note(told: dict[str, Any], reason: str) -> str:
     if reason.startswith("decontaminate."):
         return ", ".join(f"{c['benchmark']} {c['item']} ({c['score']:.2f})" for c in told["contamination"] or ())
     return ""
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
 
 
 def _plain(table: pa.Table) -> list[dict[str, Any]]:

@@ -26,8 +26,8 @@ THRESHOLDS = 20
 MOST_LANGUAGES = 10
 """Languages of the gate that have a histogram of their own."""
 
-_MOST = 1e100
-"""Beyond this, and near the end of what a float can hold, widths of bins overflow."""
+_MOST = 1e30
+"""Values beyond this are put in the outer bins: near the end of what a float32 can hold widths of bins overflow."""
 
 _LOG_SPREAD = 50
 """Where the largest values are so many times the middle, bins grow by a factor."""
@@ -248,7 +248,7 @@ def moved(values: np.ndarray, rows: Rows, among: np.ndarray, bound: Bound, per_c
         if other is not None:  # a page beyond the other end does not come back when this one moves
             beyond = values <= kind(other) if side == "minimum" else values >= kind(other)
         newly = alone & beyond
-        thresholds = _thresholds(values[(kept | newly) & np.isfinite(values)], end)
+        thresholds = _thresholds(values[(kept | newly) & (np.abs(values) <= _MOST)], end)
         made.append(
             Curve(
                 side,
