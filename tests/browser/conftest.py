@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from visits import Visit, Visitor, watch
 
+from jobs.report import page
 from jobs.run import run
 from jobs.runs import Run
 from pipeline.recipe import load_recipe
@@ -75,9 +76,11 @@ def visitor(browser: Any) -> Iterator[Visitor]:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of the small synthetic web, with its benchmark."""
+    """A run of the small synthetic web, with its benchmark and a report."""
     folder = tmp_path_factory.mktemp("seen")
     write_sample(folder / "web", pages=500)
     recipe = load_recipe("default").with_benchmarks(folder / "web" / "benchmarks.yaml")
     tolerant = recipe.model_copy(update={"inputs": recipe.inputs.model_copy(update={"tolerate": 1.0})})
-    return run(tolerant, [str(folder / "web")], str(folder / "run"), master="local[2]")
+    made = run(tolerant, [str(folder / "web")], str(folder / "run"), master="local[2]")
+    page.write(made)
+    return made

@@ -20,6 +20,7 @@ from visits import LOOK, Visit, Visitor, enter, flat, inspecting
 from jobs import cli
 from jobs.curate import redecide
 from jobs.report import compare_page
+from jobs.report import page as report
 from jobs.report.compare import compare
 from jobs.report.tables import Tables
 from jobs.report.text import shown
@@ -242,14 +243,14 @@ def number(text: str) -> bool:
 @pytest.mark.parametrize("which", ["attacked", "worse"])
 def test_reports_are_text(visitor: Visitor, request: pytest.FixtureRequest, which: str) -> None:
     found: Run = request.getfixturevalue(which)
-    path = Path(found.folder.path, "report.html")
+    path = Path(report.write(found))
     visit = visitor(path.as_uri())
     visit.open(path.as_uri())
-    page = visit.look()
+    text = visit.look()
     assert "<script" not in path.read_text(encoding="utf-8").lower()
     assert visit.page.locator("script").count() == 0
-    assert flat(shown(found.recipe.name)) in page
-    shown_there = [name for name, text in LIVE.items() if flat(shown(text)) in page]
+    assert flat(shown(found.recipe.name)) in text
+    shown_there = [name for name, payload in LIVE.items() if flat(shown(payload)) in text]
     assert len(shown_there) > len(LIVE) / 2
 
 
