@@ -153,7 +153,7 @@ def test_a_failed_run_says_so_at_the_top() -> None:
     )
     read = Read(reports.page(Facts(about, problems=[Problem("funnel", "the ledger is gone")])))
     start = read.text[: read.text.index("Recipe and inputs\n", read.text.index("This run failed"))]
-    for words in ("This run failed.", "the disk <is> full", "Done: extract.", "killed", "funnel: the ledger is gone"):
+    for words in ("This run failed.", "the disk <is> full", "Done: extract. ", "killed", "funnel: the ledger is gone"):
         assert words in start
     assert "Nothing was read" in start
 
