@@ -102,10 +102,12 @@ def duration(seconds: float | None) -> str:
 
 
 def money(value: float | None) -> str:
-    """An amount: cents, or as many digits as tell it from nothing."""
+    """An amount, to the hundredth below a hundred."""
     if value is None:
         return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}" if value >= 1 else f"{value:.2g}"
+    if 0 < value < 0.01:
+        return "< 0.01"
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
 
 
 class _Drawing:
