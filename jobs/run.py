@@ -78,10 +78,11 @@ def run(
         opened.save()
         with observe.measuring(opened, STAGES) as meter:
             _stages(opened, STAGES[: STAGES.index(upto) + 1], partitions, master, index, progress, meter, spark_ui)
-        # Workers outlive a killed run for a moment, and may have begun a file since the folder was swept.
-        opened.folder.sweep()
-        opened.note("quarantined", quarantine.summary(opened.folder))
-    check_inputs(opened)
+            # Workers outlive a killed run for a moment, and may have begun a file since the folder was swept.
+            opened.folder.sweep()
+            opened.note("quarantined", quarantine.summary(opened.folder))
+            # An attempt that could not read more than is tolerated has failed, however much of it is done.
+            check_inputs(opened)
     return opened
 
 
