@@ -13,7 +13,7 @@ from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from jobs.report.compare import Comparison
-    from jobs.report.compare_tables import Sheet
+    from jobs.report.compare.tables import Sheet
 
 out = Console()
 
@@ -39,7 +39,7 @@ def compare(
 
     found = job(existing_run(run_a), existing_run(run_b), examples)
     if html is not None:
-        from jobs.report.compare_page import page
+        from jobs.report.compare.page import page
 
         try:
             html.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def compare(
 
 def show(console: Console, found: "Comparison") -> None:
     """Prints a comparison."""
-    from jobs.report.compare_tables import inputs_in_words, sheets
+    from jobs.report.compare.tables import inputs_in_words, sheets
 
     for letter, facts in found.runs.items():
         again = f", decided again from {facts['measures']}" if facts["measures"] else ""
@@ -103,7 +103,7 @@ def _table(console: Console, sheet: "Sheet", most: int = MOST_ROWS) -> None:
 
 
 def _examples(console: Console, found: "Comparison") -> None:
-    from jobs.report.compare_tables import because
+    from jobs.report.compare.tables import because
 
     before: tuple[Any, Any] | None = None
     for example in found.examples:

@@ -35,7 +35,7 @@ def report(
 ) -> None:
     """Make the report of a run again: one HTML file that needs nothing else, to look at in any browser."""
     from jobs.report.facts import as_json as plain
-    from jobs.report.gather import gather
+    from jobs.report.facts.gather import gather
     from jobs.report.page import NAME, page
     from jobs.runs import existing_run
 

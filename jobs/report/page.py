@@ -23,8 +23,8 @@ from jobs.report.facts import (
     Rule,
     Stage,
 )
+from jobs.report.facts.gather import gather
 from jobs.report.figures import exact, identifier, share, short
-from jobs.report.gather import gather
 from jobs.report.text import shown
 from jobs.runs import Run
 

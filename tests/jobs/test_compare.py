@@ -18,10 +18,10 @@ from jobs.cli import app
 from jobs.curate import redecide
 from jobs.report import compare as module
 from jobs.report.compare import Comparison, compare, distance
-from jobs.report.compare_examples import differences
-from jobs.report.compare_page import page
-from jobs.report.compare_settings import differing, in_words
-from jobs.report.compare_tables import sheets
+from jobs.report.compare.examples import differences
+from jobs.report.compare.page import page
+from jobs.report.compare.settings import differing, in_words
+from jobs.report.compare.tables import sheets
 from jobs.runs import Run, existing_run
 from pipeline.recipe import Recipe, parse_recipe
 

@@ -15,12 +15,13 @@ import pytest
 
 from jobs.curate import outcome_counts, redecide
 from jobs.funnel import funnel
-from jobs.report import gather_rows, gather_texts
 from jobs.report.facts import Facts, as_json
-from jobs.report.gather import gather
-from jobs.report.gather_extraction import message_kind
-from jobs.report.gather_rows import Hits, Rows, numbered, order
-from jobs.report.gather_rules import binned
+from jobs.report.facts import rows as fact_rows
+from jobs.report.facts import texts as fact_texts
+from jobs.report.facts.extraction import message_kind
+from jobs.report.facts.gather import gather
+from jobs.report.facts.rows import Hits, Rows, numbered, order
+from jobs.report.facts.rules import binned
 from jobs.run import STAGES
 from jobs.runs import Run, existing_run
 from pipeline.recipe import load_recipe
@@ -315,8 +316,8 @@ def test_cells_may_hold_anything(finished: Run, tmp_path: Path) -> None:
 
 
 def test_of_a_large_run_a_sample_is_read(facts: Facts, finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather_rows, "MOST_ROWS", 600)
-    monkeypatch.setattr(gather_texts, "MOST_TEXT_BYTES", 1_500_000)
+    monkeypatch.setattr(fact_rows, "MOST_ROWS", 600)
+    monkeypatch.setattr(fact_texts, "MOST_TEXT_BYTES", 1_500_000)
     made = gather(existing_run(finished.folder.path))
     assert made.problems == []
     assert made.about.sampled is not None and made.about.sampled.rows == 600

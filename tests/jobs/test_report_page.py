@@ -14,7 +14,7 @@ from jobs import report_commands
 from jobs.cli import app
 from jobs.report import page as reports
 from jobs.report.facts import About, Attempt, Facts, Problem
-from jobs.report.gather import gather
+from jobs.report.facts.gather import gather
 from jobs.runs import Run
 from pipeline.errors import InputError, UsageError
 
@@ -175,7 +175,7 @@ def test_the_command_writes_the_report_again(finished: Run, tmp_path: Path, monk
         seeds.append(seed)
         return Facts(About(**about))
 
-    monkeypatch.setattr("jobs.report.gather.gather", quick)
+    monkeypatch.setattr("jobs.report.facts.gather.gather", quick)
     target, told = tmp_path / "new" / "r.html", tmp_path / "r.json"
     arguments = ["report", finished.folder.path, "--output", str(target), "--json", str(told), "--seed", "3"]
     done = CliRunner().invoke(app, arguments)

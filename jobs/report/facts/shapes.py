@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.report.facts import Breakdown, Cluster, ClusterSize, Duplicates, Kind, Personal, Share
-from jobs.report.gather_rows import Note, Rows, numbers, shown, strings
-from jobs.report.gather_rules import binned
+from jobs.report.facts.rows import Note, Rows, numbers, shown, strings
+from jobs.report.facts.rules import binned
 from jobs.runs import Run
 from pipeline.curation import TOO_PERSONAL
 from pipeline.errors import StorageError

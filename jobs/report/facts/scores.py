@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from jobs.report.facts import Classifiers, Head, QualityBin, Reliability, ReliabilityBin
-from jobs.report.gather_rows import Note, Rows, numbers
-from jobs.report.gather_rules import spread
+from jobs.report.facts.rows import Note, Rows, numbers
+from jobs.report.facts.rules import spread
 from pipeline.errors import CrawlmillError
 from pipeline.recipe import Recipe
 from pipeline.rules import bounds

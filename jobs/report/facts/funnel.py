@@ -8,7 +8,7 @@ import numpy as np
 
 from jobs.funnel import funnel
 from jobs.report.facts import Funnel, FunnelGroup, FunnelStep
-from jobs.report.gather_rows import Rows, numbers
+from jobs.report.facts.rows import Rows, numbers
 from jobs.runs import Run
 from pipeline.recipe import Recipe
 from pipeline.rules import score_bounds, text_bounds

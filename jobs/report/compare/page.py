@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from jobs.report.compare import Comparison
-from jobs.report.compare_tables import because, inputs_in_words, sheets
+from jobs.report.compare.tables import because, inputs_in_words, sheets
 from jobs.report.text import shown, shown_line
 
 
@@ -18,7 +18,7 @@ def page(found: Comparison) -> str:
         loader=PackageLoader("jobs.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"shown": shown, "line": shown_line}
-    style = Path(__file__).with_name("static").joinpath("base.css").read_text(encoding="utf-8")
+    style = Path(__file__).parent.with_name("static").joinpath("base.css").read_text(encoding="utf-8")
     inputs = inputs_in_words(found.inputs)
     return environment.get_template("compare.html").render(
         found=found,

@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 
 from jobs.funnel import Step
 from jobs.report.facts import Beside, Example, Measured, Piece, Reason
-from jobs.report.gather_funnel import Grouping
-from jobs.report.gather_rows import Note, Rows, family, order, shown, strings
-from jobs.report.gather_rules import Asked
-from jobs.report.gather_scores import sentence_threshold
-from jobs.report.gather_texts import Marks, Text, Texts, differing
+from jobs.report.facts.funnel import Grouping
+from jobs.report.facts.rows import Note, Rows, family, order, shown, strings
+from jobs.report.facts.rules import Asked
+from jobs.report.facts.scores import sentence_threshold
+from jobs.report.facts.texts import Marks, Text, Texts, differing
 from jobs.runs import Run
 from pipeline.curation import SAME_RECORD, TOO_PERSONAL
 from pipeline.errors import StorageError

@@ -19,9 +19,9 @@ from jobs.report.facts import (
     Match,
     PutAside,
 )
-from jobs.report.gather_reasons import Examples, Pick
-from jobs.report.gather_rows import Note, Rows, parts_of, shown, strings
-from jobs.report.gather_texts import masked
+from jobs.report.facts.reasons import Examples, Pick
+from jobs.report.facts.rows import Note, Rows, parts_of, shown, strings
+from jobs.report.facts.texts import masked
 from jobs.runs import Run, file_accounts
 from pipeline.contamination.proof import summary
 from pipeline.errors import StorageError

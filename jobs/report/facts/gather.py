@@ -11,12 +11,24 @@ from typing import Any, TypeVar
 
 from jobs import locks, log, observe
 from jobs.funnel import Step, funnel
-from jobs.report import gather_extraction, gather_rules, gather_scores, gather_shapes, gather_stages
-from jobs.report.facts import About, Asked, Attempt, Facts, Problem, Sampled, as_json
-from jobs.report.gather_funnel import decided_funnel, text_bytes_per_char, undecided_funnel
-from jobs.report.gather_reasons import Examples, reasons
-from jobs.report.gather_rows import LEAST_CANDIDATES, Note, Rows, decided_rows, ledger_rows, shown, undecided_rows
-from jobs.report.gather_texts import Texts
+from jobs.report.facts import (
+    About,
+    Asked,
+    Attempt,
+    Facts,
+    Problem,
+    Sampled,
+    as_json,
+    extraction,
+    rules,
+    scores,
+    shapes,
+    stages,
+)
+from jobs.report.facts.funnel import decided_funnel, text_bytes_per_char, undecided_funnel
+from jobs.report.facts.reasons import Examples, reasons
+from jobs.report.facts.rows import LEAST_CANDIDATES, Note, Rows, decided_rows, ledger_rows, shown, undecided_rows
+from jobs.report.facts.texts import Texts
 from jobs.run import STAGES, check_inputs
 from jobs.runs import Run, existing_run
 from pipeline.curation import TOO_PERSONAL
@@ -74,7 +86,7 @@ def gather(run: Run, *, seed: int = 0) -> Facts:
     Never raises for what the run folder holds or lacks: that is in `problems`.
     """
     work = Gathering()
-    told = gather_stages.crawl()
+    told = stages.crawl()
     per_token = float(told["bytes_per_token"])
     how = (
         f"tokens are estimated as UTF-8 bytes of extracted text by {per_token:g} ({told['bytes_per_token_source']}); those "
@@ -95,59 +107,51 @@ def gather(run: Run, *, seed: int = 0) -> Facts:
     else:
         fun = work.make("funnel", None, lambda: undecided_funnel(measures, rows, per_token, how))
     by_name = {step.name: step for step in steps}
-    rules = work.many(
-        "rules", lambda: gather_rules.rules(run.recipe, rows, by_name if decided else None, per_char / per_token)
+    bounded = work.many(
+        "rules", lambda: rules.rules(run.recipe, rows, by_name if decided else None, per_char / per_token)
     )
-    signals = work.many("signals", lambda: gather_rules.signals(run.recipe, rows))
-    shown = work.many("breakdowns", lambda: gather_shapes.breakdowns(rows) if rows is not None else [])
+    signals = work.many("signals", lambda: rules.signals(run.recipe, rows))
+    shown = work.many("breakdowns", lambda: shapes.breakdowns(rows) if rows is not None else [])
     texts: Texts | None = None
     given: list[Any] = []
     kinds: dict[tuple[str, str], list[int]] = {}
     examples: Examples | None = None
     if rows is not None:
-        asked = work.many("rules", lambda: gather_rules.asked(run.recipe, rows))
+        asked = work.many("rules", lambda: rules.asked(run.recipe, rows))
         texts = work.make("texts", None, lambda: Texts(measures, run.recipe, work.note, seed))
-        kinds = work.make("extraction", {}, lambda: gather_extraction.error_rows(rows))
+        kinds = work.make("extraction", {}, lambda: extraction.error_rows(rows))
         if texts is not None:
             chosen = texts
-            picks = gather_extraction.error_picks(kinds)
+            picks = extraction.error_picks(kinds)
             examples = work.make("extraction", None, lambda: Examples(run, rows, asked, chosen, work.note, picks))
             todo = steps if decided else _so_far(rows)
             sources = work.many("reasons", lambda: _sources(run, measures, rows, chosen, work.note))
             given = work.many("reasons", lambda: reasons(run, sources, todo, asked, chosen, work.note, seed))
     found = rows
     about = _about(run, measures, work, rows, texts, outcome, error)
-    done = work.many("stages", lambda: gather_stages.stages(run, STAGES, now, metrics, outcome, about.n_records))
+    done = work.many("stages", lambda: stages.stages(run, STAGES, now, metrics, outcome, about.n_records))
     return Facts(
         about,
         fun,
-        rules,
+        bounded,
         signals,
         given,
         shown,
         work.make(
             "duplicates",
             None,
-            lambda: gather_shapes.duplicates(run, found, _reasons(steps), work.note) if found and decided else None,
+            lambda: shapes.duplicates(run, found, _reasons(steps), work.note) if found and decided else None,
         ),
-        work.make(
-            "classifiers", None, lambda: gather_scores.classifiers(run.recipe, found if decided else None, work.note)
-        ),
+        work.make("classifiers", None, lambda: scores.classifiers(run.recipe, found if decided else None, work.note)),
         work.make(
             "personal",
             None,
-            lambda: (
-                gather_shapes.personal(run, found, _reasons(steps).get(TOO_PERSONAL, 0)) if found and decided else None
-            ),
+            lambda: shapes.personal(run, found, _reasons(steps).get(TOO_PERSONAL, 0)) if found and decided else None,
         ),
-        work.make("contamination", None, lambda: gather_extraction.contamination(run)),
-        work.make(
-            "extraction", None, lambda: gather_extraction.extraction(run, measures, found, kinds, examples, work.note)
-        ),
+        work.make("contamination", None, lambda: extraction.contamination(run)),
+        work.make("extraction", None, lambda: extraction.extraction(run, measures, found, kinds, examples, work.note)),
         done,
-        work.make(
-            "costs", None, lambda: gather_stages.costs(run, done, about.n_records, about.n_kept, about.n_curated_bytes)
-        ),
+        work.make("costs", None, lambda: stages.costs(run, done, about.n_records, about.n_kept, about.n_curated_bytes)),
         work.problems,
     )
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.report.facts import Piece
-from jobs.report.gather_rows import Note, numbered, parts_of, strings
+from jobs.report.facts.rows import Note, numbered, parts_of, strings
 from jobs.runs import Run
 from pipeline.differences import differences
 from pipeline.errors import CrawlmillError, StorageError

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.path import Path
 
-from jobs.report.figures_canvas import (
+from jobs.report.figures.canvas import (
     Area,
     Canvas,
     apart,

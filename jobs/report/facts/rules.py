@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from jobs.funnel import Step
 from jobs.report.facts import Curve, Histogram, Rule, Signal
-from jobs.report.gather_funnel import Grouping
-from jobs.report.gather_rows import Rows, strings
+from jobs.report.facts.funnel import Grouping
+from jobs.report.facts.rows import Rows, strings
 from pipeline.annotation import measured_schema
 from pipeline.recipe import Recipe
 from pipeline.rules import EDITED, QUALITY_RULE, Bound, score_bounds, text_bounds

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.report.compare_examples import Side, examples, text_examples
-from jobs.report.compare_settings import differing, inputs
+from jobs.report.compare.examples import Side, examples, text_examples
+from jobs.report.compare.settings import differing, inputs
 from jobs.report.tables import IDS, Tables, below
 from jobs.runs import Run
 from pipeline.annotation import measured_schema

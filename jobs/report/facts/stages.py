@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from jobs.report.facts_stages import Costs, Projected, Projection, Stage, Step
+from jobs.report.facts.costs import Costs, Projected, Projection, Stage, Step
 from jobs.runs import Run
 
 CRAWL = Path(__file__).with_name("crawl.yaml")

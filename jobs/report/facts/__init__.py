@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from jobs.report.facts_stages import Costs, Stage
+from jobs.report.facts.costs import Costs, Stage
 
 
 class Piece(NamedTuple):
