@@ -20,8 +20,6 @@ out = Console()
 MOST_ROWS, MOST_SETTINGS = 12, 30
 """Rows of a table that a terminal shows, and of that of settings; --json and --html have all."""
 
-_EXCERPT = 160
-
 
 def compare(
     run_a: Annotated[str, typer.Argument(help="A run: the one before.")],
@@ -116,9 +114,9 @@ def _examples(console: Console, found: "Comparison") -> None:
         for letter, line in because(example):
             console.print(f"  {letter}: {_text(line)}", highlight=False)
         if example["excerpt"]:
-            excerpt = " ".join(example["excerpt"].split())
-            cut = excerpt if len(excerpt) <= _EXCERPT else excerpt[:_EXCERPT].rsplit(" ", 1)[0] + " …"
-            console.print(f"  {_text(cut)}", style="dim", highlight=False)
+            pieces = ((_text(" ".join(f"|{piece}|".split())[1:-1]), kind) for piece, kind in example["excerpt"])
+            line = "".join(f"[not dim yellow underline]{piece}[/]" if kind else piece for piece, kind in pieces)
+            console.print(f"  {line}", style="dim", highlight=False)
 
 
 def _changed_texts(console: Console, found: "Comparison") -> None:

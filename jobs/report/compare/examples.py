@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from jobs.explain import extracted_text
+from jobs.report.facts.texts import MOST_CHARS, Marks, masked
 from jobs.report.tables import Tables, below
 from jobs.runs import Run
-from jobs.store import RunFolder
-from pipeline.errors import StorageError
+from pipeline.errors import UsageError
+from pipeline.highlights import offending
 from pipeline.rules import bounds
 
 EXCERPT = 300
@@ -56,7 +55,6 @@ def examples(sides: tuple[Side, Side], drawn: Drawn, share: float) -> list[dict[
     every = [record for records in drawn.values() for record in records]
     reasons = {reason for pair in drawn for reason in pair if reason}
     rows = [_rows(side, every, reasons, share) for side in sides]
-    texts = _Texts()
     found = []
     for (a, b), records in drawn.items():
         for record in records:
@@ -68,7 +66,7 @@ def examples(sides: tuple[Side, Side], drawn: Drawn, share: float) -> list[dict[
             example["url"] = next((row["url"] for row in own if row is not None), None)
             for side, row in zip(sides, own, strict=True):
                 example[side.letter] = None if row is None else _in_short(side, row, (a, b))
-            example["excerpt"] = texts.excerpt(sides, own)
+            example["excerpt"] = _excerpt(sides, own, (a, b))
             found.append(example)
     return found
 
@@ -122,55 +120,33 @@ def _because(side: Side, row: Mapping[str, Any], reason: str) -> str | None:
     return None
 
 
-class _Texts:
-    """Texts of single pages as they were extracted, found through the part that holds them; parts are read one by one."""
-
-    def __init__(self) -> None:
-        self._tasks: dict[str, dict[str, list[tuple[int, int | None, str]]]] = {}
-
-    def excerpt(self, sides: Sequence[Side], rows: Sequence[Mapping[str, Any] | None]) -> str | None:
-        """The beginning of a page's text, of the first run that has it; None where neither has."""
-        for side, row in zip(sides, rows, strict=True):
-            if row is None or row["n_chars"] is None:
-                continue
-            text = self._find(side, row)
-            if text is not None:
-                return text if len(text) <= EXCERPT else text[:EXCERPT].rsplit(" ", 1)[0] + " …"
-        return None
-
-    def _find(self, side: Side, row: Mapping[str, Any]) -> str | None:
-        places = self._places(side.run).get(row["warc_file"], ())
-        parts = {
-            part
-            for start, end, part in places
-            if row["warc_offset"] >= start and (end is None or row["warc_offset"] < end)
-        }
-        folder = RunFolder(side.run.info.get("measures", side.run.folder.path))
-        for part in sorted(parts):
-            name = f"documents/part-{part}.parquet"
-            if folder.has(name):
-                condition = [("doc_id", "=", row["doc_id"])]
-                try:
-                    found = pq.read_table(folder.local_copy(name), columns=["text"], filters=condition)
-                except (OSError, pa.ArrowInvalid) as error:
-                    raise StorageError(f"cannot read {folder.path}/{name}: {error}") from error
-                if found.num_rows:
-                    return str(found.column("text")[0].as_py())
-        return None
-
-    def _places(self, run: Run) -> dict[str, list[tuple[int, int | None, str]]]:
-        """By input file start, end and name of its parts; parts of several files have them whole."""
-        key = run.info.get("measures", run.folder.path)
-        if key not in self._tasks:
-            places: dict[str, list[tuple[int, int | None, str]]] = {}
-            for task in run.tasks:
-                for path in [path for path, _ in run.files(task)] or [task.path]:
-                    whole = bool(task.files)
-                    places.setdefault(path, []).append(
-                        (0 if whole else task.start, None if whole else task.end, task.part)
-                    )
-            self._tasks[key] = places
-        return self._tasks[key]
+def _excerpt(
+    sides: Sequence[Side], rows: Sequence[Mapping[str, Any] | None], reasons: Sequence[str | None]
+) -> list[list[str]] | None:
+    """Of a page's text, of the first run that has it, what is around the part that the rule counts which decided in one of
+    them: pieces, each with its kind, of which "" is none. Personal data is masked. None where neither has a text.
+    """
+    for side, row in zip(sides, rows, strict=True):
+        if row is None or row["n_chars"] is None:
+            continue
+        try:
+            text = extracted_text(side.run, dict(row))
+        except UsageError:  # the documents are gone
+            continue
+        if text is None:
+            continue
+        own = side.run.recipe
+        known = {bound.rule: bound.signal for bound in bounds(own)}
+        marks: Marks = [
+            (*span, "offending")
+            for reason in dict.fromkeys(r for r in reasons if r in known)
+            for span in offending(text[:MOST_CHARS], reason, known[reason], own, language=row["language"])
+        ]
+        (safe,) = masked([text[:MOST_CHARS]], [row["language"]], own)
+        found, before, after = safe.excerpt(sorted(marks), EXCERPT)
+        around = [["… ", ""]] if before else []
+        return [*around, *([piece.text, piece.kind] for piece in found), *([[" …", ""]] if after else [])]
+    return None
 
 
 def text_examples(sides: tuple[Side, Side], ids: Sequence[str]) -> list[dict[str, Any]]:
