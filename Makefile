@@ -20,10 +20,12 @@ demo: setup java
 	$(BIN)/crawlmill explain demo/out
 	$(BIN)/crawlmill decontaminate show demo/out
 	$(BIN)/crawlmill redecide demo/out --recipe gopher --output demo/gopher
+	$(BIN)/crawlmill compare demo/out demo/gopher --examples 1
 	$(BIN)/crawlmill tokenizer train demo/out --output demo/tokenizer --vocab-size 4096
 	$(BIN)/crawlmill tokenize demo/out --tokenizer demo/tokenizer --output demo/tokens
 	$(BIN)/crawlmill mix demo/web/mix.yaml --output demo/mixed
 	$(BIN)/crawlmill train --config demo/web/train.toml
+	@echo "Look at demo/out/report.html, and into the run with: $(BIN)/crawlmill inspect demo/out --tokens demo/tokens"
 
 # Types are checked beside the tests: mypy keeps one core busy, and the tests of one process the other.
 test: setup java browser lint
