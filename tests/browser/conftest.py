@@ -81,6 +81,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Run:
     write_sample(folder / "web", pages=500)
     recipe = load_recipe("default").with_benchmarks(folder / "web" / "benchmarks.yaml")
     tolerant = recipe.model_copy(update={"inputs": recipe.inputs.model_copy(update={"tolerate": 1.0})})
-    made = run(tolerant, [str(folder / "web")], str(folder / "run"), master="local[2]")
+    made = run(tolerant, [str(folder / "web")], str(folder / "run"), partitions=2, master="local[2]")
     page.write(made)
     return made
