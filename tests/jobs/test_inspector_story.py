@@ -170,6 +170,9 @@ def test_a_broken_rule_comes_first_and_leads_to_what_it_counts(client: TestClien
     assert n_broken >= 1 and set(verdicts[:n_broken]) == {"<strong>broken</strong>"}
     assert f'href="?rule={rule}#text"' in page and "mark-5" in page.split('id="story-text"')[1]
     assert "would have to be that or more" in page
+    # What decided is marked unless something else is asked for.
+    assert page == client.get(f"/page/{row['doc_id']}").text
+    assert "mark-5" not in client.get(f"/page/{row['doc_id']}", params={"rule": ""}).text
     other = client.get(f"/page/{row['doc_id']}", params={"rule": "nothing.such"})
     assert "mark-5" not in other.text and "nothing.such" not in other.text
     gated = some(tables, "reason = 'gates.url.domain'")[0]

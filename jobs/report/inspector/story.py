@@ -28,8 +28,8 @@ MOST_SENTENCES = 500
 
 
 def endpoint(request: Request) -> Response:
-    """`/page/{doc_id}`: everything that a run knows of a record. `?rule=` marks what that rule counts, `?at=` shows a long
-    text from that character on, `?file=&offset=` tells records apart that were archived twice.
+    """`/page/{doc_id}`: everything that a run knows of a record. What the rule counts that decided is marked, or that of
+    `?rule=`, `?at=` shows a long text from that character on, `?file=&offset=` tells records apart that were archived twice.
     """
     inspection: Inspection = request.app.state.inspection
     row, twins = asked_rows(request)
@@ -39,9 +39,10 @@ def endpoint(request: Request) -> Response:
     document = found.slice(0, 1).to_pylist()[0] if found is not None and found.num_rows else None
     decided = inspection.finished
     measured = _measured(row, inspection) if decided else []
-    rule = request.query_params.get("rule", "")
     place = {"file": row["warc_file"], "offset": row["warc_offset"]} if len(twins) > 1 else {}
     counted_rules = {measure["rule"] for measure in measured}
+    # Unless another is asked for, or none, the rule that decided.
+    rule = request.query_params.get("rule", row["reason"] or "")
     context: dict[str, Any] = {
         "row": row,
         "document": document,
