@@ -1,6 +1,5 @@
 """`crawlmill ablate`: which of two sets of texts makes better models."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.terminal import escape
+from jobs.terminal import escape, print_json
 from pipeline.errors import UsageError
 
 out = Console()
@@ -84,7 +83,7 @@ def ablate(
     if dry_run:
         facts = job.dry_run(asked, workers)
         if as_json:
-            out.print_json(json.dumps(facts))
+            print_json(out, facts)
         else:
             show_plan(facts)
         return
@@ -92,7 +91,7 @@ def ablate(
         raise UsageError("name a folder for models and report with --output, or see the plan with --dry-run")
     report = job.ablate(asked, output, workers, lambda line: err.print(escape(line), highlight=False, soft_wrap=True))
     if as_json:
-        out.print_json(json.dumps(report))
+        print_json(out, report)
         return
     show_report(report)
     out.print(f"report: {escape(output)}/report.md", highlight=False, soft_wrap=True)

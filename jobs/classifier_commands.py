@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.terminal import escape
+from jobs.terminal import escape, print_json
 from pipeline.errors import InputError, UsageError
 
 app = typer.Typer(help="Classifiers: train one on a run, see what it is worth, score texts.", no_args_is_help=True)
@@ -143,7 +143,7 @@ def evaluate(
     truth = [str(row[label_field]) == positive for row in rows]
     facts = evaluated(scores, truth, groups=[row[group_field] for row in rows] if group_field else None)
     if as_json:
-        out.print_json(json.dumps(facts))
+        print_json(out, facts)
         return
     for name in ("roc_auc", "average_precision"):
         found = facts[name]

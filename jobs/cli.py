@@ -1,6 +1,5 @@
 """The command line: `crawlmill …`. Errors are one line that says what to do; `--debug` shows where they come from."""
 
-import json
 import os
 import signal
 import sys
@@ -29,7 +28,7 @@ from jobs import (
     token_commands,
     tokenizer_commands,
 )
-from jobs.terminal import escape
+from jobs.terminal import escape, print_json
 from pipeline.errors import CrawlmillError, UsageError
 from trainer import commands as training_commands
 from trainer import contamination_commands, evaluation_commands, scaling_commands
@@ -305,7 +304,7 @@ def explain(
             body = extracted_text(opened, row) if text else None
             table = measured(row, opened.recipe)
             if as_json:
-                out.print_json(json.dumps({**row, "measures": table, "text": body}, default=str))
+                print_json(out, {**row, "measures": table, "text": body})
             else:
                 _show_record(row, table, body)
     if key is None and not as_json:
@@ -318,7 +317,7 @@ def _show_similar(run: Any, key: str, least: float, as_json: bool) -> None:
     found = similar(run, key, least)
     if as_json:
         rows = [{**page.row, "doc_id": page.doc_id, "similarity": page.similarity} for page in found]
-        out.print_json(json.dumps(rows, default=str))
+        print_json(out, rows)
         return
     table = Table(box=None, pad_edge=False)
     for name in ("similarity", "outcome", "doc_id", "url"):

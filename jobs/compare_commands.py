@@ -1,6 +1,5 @@
 """Command `crawlmill compare`: what changed from one run to another."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.terminal import print_json
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def compare(
         except OSError as error:
             raise UsageError(f"cannot write {html}: {error.strerror or error}") from error
     if as_json:
-        out.print_json(json.dumps(found.document()))
+        print_json(out, found.document())
         return
     show(out, found)
     if html is not None:

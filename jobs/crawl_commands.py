@@ -1,6 +1,5 @@
 """`crawlmill fetch` and `crawlmill select`: files and records of Common Crawl."""
 
-import json
 import time
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from jobs.terminal import escape
+from jobs.terminal import escape, print_json
 from pipeline.errors import UsageError
 from pipeline.options import parse_bytes
 from pipeline.sources.crawl import HTTPS, KINDS, SUBSETS, Choice
@@ -258,7 +257,7 @@ def _manners(contact: str | None, rate: str | None) -> Any:
 
 def _show_counts(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        out.print_json(json.dumps(facts))
+        print_json(out, facts)
         return
     out.print(
         f"{facts['records']:,} records of {_size(facts['bytes'])} in {facts['archives']:,} archives of {facts['crawl']}",

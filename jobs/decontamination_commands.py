@@ -1,6 +1,5 @@
 """`crawlmill decontaminate …`: benchmark files before a run, and what a run found of them."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.terminal import escape
+from jobs.terminal import escape, print_json
 from pipeline.errors import UsageError
 
 app = typer.Typer(help="Benchmarks: check their files, and see which items a run found.", no_args_is_help=True)
@@ -66,7 +65,7 @@ def show(
         if item is not None:
             raise UsageError("--item needs the --benchmark that it belongs to")
         if as_json:
-            out.print_json(json.dumps(rows))
+            print_json(out, rows)
         else:
             _show_summary(rows)
             out.print(f"the evidence: {escape(folder)}/decontamination/report.html", highlight=False, soft_wrap=True)
@@ -125,7 +124,7 @@ def _show_items(chosen: pa.Table, as_json: bool) -> None:
     names = ["item", "task", "doc", "n_pages", "best_score", "best_doc_id", "best_url"]
     rows = chosen.select(names).to_pylist()
     if as_json:
-        out.print_json(json.dumps(rows))
+        print_json(out, rows)
         return
     table = Table(box=None, pad_edge=False)
     for name in ("item", "pages", "best score", "best page"):
@@ -138,7 +137,7 @@ def _show_items(chosen: pa.Table, as_json: bool) -> None:
 
 def _show_item(row: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        out.print_json(json.dumps(row, default=str))
+        print_json(out, row)
         return
     if not row["n_pages"]:
         out.print(f"no page holds it (status {row['status']}, {row['n_words']} words)", highlight=False)

@@ -1,6 +1,5 @@
 """`crawlmill metrics`: what a run took, stage by stage, while it goes on and afterwards."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import log
-from jobs.terminal import escape
+from jobs.terminal import escape, print_json
 from pipeline.errors import UsageError
 
 out = Console()
@@ -79,7 +78,7 @@ def metrics(
     now, stages = progress_of(run)
     if as_json:
         facts = {"attempts": run.info.get("attempts", []), "now": now, "stages": stages}
-        out.print_json(json.dumps(facts))
+        print_json(out, facts)
         return
     if not stages:
         raise UsageError(f"{folder} has measured nothing yet; it was made by an earlier version, or has just begun")

@@ -1,6 +1,5 @@
 """`crawlmill mix`: the plan of a mix, and the mix."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jobs.terminal import escape
+from jobs.terminal import escape, print_json
 from pipeline.errors import UsageError
 
 out = Console()
@@ -73,7 +72,7 @@ def mix(
 def show_plan(facts: dict[str, Any], strata: bool = False, as_json: bool = False) -> None:
     """Prints the plan of a mix (`Planned.facts`)."""
     if as_json:
-        out.print_json(json.dumps(facts))
+        print_json(out, facts)
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("phase", no_wrap=True)

@@ -287,11 +287,17 @@ def _nobody(facts: Sequence[Fact]) -> None:
 
 
 _meter: Meter | None = None
+_latest: Meter | None = None
 
 
 def current() -> Meter | None:
     """The meter of the run that this process works at."""
     return _meter
+
+
+def latest() -> Meter | None:
+    """The same, or when that has ended the last one."""
+    return _latest
 
 
 def probes(spark: Any | None, steps: Sequence[str]) -> list[Probe]:
@@ -312,7 +318,7 @@ def measuring(run: Run, stages: Sequence[str]) -> Iterator[Meter]:
 
     What a process that was killed had measured is taken over first. Only for the holder of the lock.
     """
-    global _meter
+    global _meter, _latest
     left = run.folder.read_json(LIVE)
     for stage, facts in (left or {}).get("stages", {}).items():
         metrics = facts["metrics"]
@@ -326,6 +332,7 @@ def measuring(run: Run, stages: Sequence[str]) -> Iterator[Meter]:
     run.save()
     run.folder.remove(LIVE)
     outer, _meter = _meter, Meter(run, stages)
+    _latest = _meter
     with log.about(run=run.folder.path):
         log.event("run.opened" if len(attempts) == 1 else "run.resumed", attempt=len(attempts))
         try:

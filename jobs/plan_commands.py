@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.terminal import escape
+from jobs.terminal import escape, print_json
 from pipeline.errors import CrawlmillError, UsageError
 
 out = Console()
@@ -78,7 +78,7 @@ def plan(
     document = made.document()
     _save(saved, document)
     if as_json:
-        out.print_json(json.dumps(document))
+        print_json(out, document)
     else:
         _show(document)
 
@@ -117,7 +117,7 @@ def _check(saved: Path | None, folder: str, as_json: bool) -> None:
 
     rows = plan_report.check(load_plan(saved), existing_run(folder))
     if as_json:
-        out.print_json(json.dumps([{**row._asdict(), "planned": row.planned._asdict()} for row in rows]))
+        print_json(out, [{**row._asdict(), "planned": row.planned._asdict()} for row in rows])
         return
     table = _table("figure", "planned", "from", "to", "came to", "off", "")
     for row in rows:

@@ -134,6 +134,7 @@ class Bar:
         self._console = console
         self._upto = upto
         self._clock = clock
+        self._before = observe.latest() if observe.current() is None else None  # one that has ended already
         self._meter: Meter | None = None
         self._going: _Going | None = None
         self._failed: Row | None = None
@@ -182,12 +183,16 @@ class Bar:
         """A line above what is drawn."""
         self._console.print(words, highlight=False, soft_wrap=True, markup=False)
 
+    def _look(self) -> Meter | None:
+        """The meter of the run that goes on, or else of the last one: a short run is over before it was ever drawn."""
+        meter = observe.latest()
+        if meter is not self._before and meter is not self._meter:
+            self._meter, self._going, self._last = meter, None, None
+        return self._meter
+
     def rows(self) -> list[Row]:
         """What is to be drawn of each stage, in their order; [] before there is a run."""
-        meter = observe.current()
-        if meter is not None and meter is not self._meter:
-            self._meter, self._going, self._last = meter, None, None
-        meter = self._meter
+        meter = self._look()
         if meter is None:
             return []
         return [self._row(meter, stage) for stage in stages_of(meter, self._upto)]

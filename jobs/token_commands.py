@@ -1,6 +1,5 @@
 """`crawlmill tokenize` and `crawlmill tokens …`: curated text to shards of tokens, and looking after those."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from jobs.terminal import escape
+from jobs.terminal import escape, print_json
 from pipeline.errors import UsageError
 
 app = typer.Typer(help="Shards of tokens: check them, see what a token is.", no_args_is_help=True)
@@ -199,7 +198,7 @@ def origin(folder: str | None, token: str, as_json: bool = False) -> tuple[str, 
     place = where(folder, shard, int(number))
     run = run_of(place, folder)
     if as_json:
-        out.print_json(json.dumps({**place._asdict(), "run": run}, default=str))
+        print_json(out, {**place._asdict(), "run": run})
         return None
     out.print(
         f"…{escape(place.before)}[reverse]{escape(place.text)}[/reverse]{escape(place.after)}…\n",

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.terminal import escape
+from jobs.terminal import escape, print_json
 from pipeline.errors import InputError, RecipeError, UsageError
 
 app = typer.Typer(help="Tokenizers: train one on runs, see what it does to texts.", no_args_is_help=True)
@@ -70,7 +70,7 @@ def train(
 
     facts = RunFolder(output).read_json("report.json") or {}
     if as_json:
-        out.print_json(json.dumps(facts))
+        print_json(out, facts)
         return
     for source, size in info["sources"].items():
         out.print(
@@ -106,7 +106,7 @@ def report(
     """
     facts = _reported(path, texts or [], eos, text, engine)
     if as_json:
-        out.print_json(json.dumps(facts))
+        print_json(out, facts)
         return
     _show(facts)
 

@@ -399,7 +399,8 @@ def test_fetching_is_killed_and_goes_on_where_it_was(server: Server, mirror: Pat
         running = subprocess.Popen([*command, "--rate", "900kB"], env=environment, stderr=subprocess.DEVNULL)
         part = 0
         for _ in range(600):
-            part = max([path.stat().st_size for path in tmp_path.rglob("*.part")], default=0)
+            # The one file that is more than one piece.
+            part = max([path.stat().st_size for path in tmp_path.rglob("*00001.warc.gz.part")], default=0)
             if part > 100_000:
                 break
             time.sleep(0.05)

@@ -180,6 +180,16 @@ def test_in_a_terminal_the_cursor_comes_back_and_what_is_kept_stays(finished: Ru
     assert f"{kept:,} of 1,601 records kept" in plain(drawn).splitlines()[-1]
 
 
+def test_a_run_that_is_done_before_it_is_drawn_is_drawn_at_the_end(finished: Run, tmp_path: Path) -> None:
+    file = io.StringIO()
+    with Bar(Console(file=file, width=80, force_terminal=True, no_color=True)) as bar:
+        assert bar._live is not None
+        bar._live.auto_refresh = False
+        bar._live._refresh_thread.stop()  # type: ignore[union-attr]
+        redecide(finished.folder.path, load_recipe("gopher"), str(tmp_path / "out"), watch=bar.tasks)
+    assert "1,008 of 1,601 records kept" in plain(file.getvalue())
+
+
 def test_a_process_that_ends_at_once_gives_the_cursor_back() -> None:
     file = io.StringIO()
     with Bar(Console(file=file, width=80, force_terminal=True, no_color=True)) as bar:
