@@ -214,7 +214,9 @@ def short(value: float) -> str:
 
 def exact(value: float) -> str:
     """A number in full, as far as it says something."""
-    if value == int(value) and abs(value) < 1e15:
+    if not abs(value) < 1e15:  # NaN, too
+        return f"{value:.4g}"
+    if value == int(value):
         return f"{int(value):,}"
     return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
 

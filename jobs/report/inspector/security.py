@@ -16,7 +16,8 @@ What it stands against:
   own.
 - *Requests that are too large.* Addresses and bodies have an end; queries have a time limit (see `search`).
 
-What it does not stand against: programs run by the same user, who can read the run and the browser's cookies anyway. A
+What it does not stand against: programs run by the same user, who can read the run and the browser's cookies anyway; other
+users who keep it busy with connections, which costs its owner a new start and gives them nothing. A
 browser sends a cookie of 127.0.0.1 to every port of it, so a web server that another user runs on this machine, and that
 is visited with the same browser, sees it: do not do that, or end the inspector first.
 """
