@@ -27,7 +27,7 @@ demo: setup java
 	$(BIN)/crawlmill train --config demo/web/train.toml
 	@echo "Look at demo/out/report.html, and into the run with: $(BIN)/crawlmill inspect demo/out --tokens demo/tokens"
 
-# Types are checked beside the tests: mypy keeps one core busy, and the tests of one process the other.
+# Types are checked beside the tests, three of which go on at a time: many wait for what they have started.
 test: setup java browser lint
 	@$(MAKE) --no-print-directory -j 2 types tests
 
@@ -39,7 +39,7 @@ types:
 	$(BIN)/mypy
 
 tests:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 setup: $(STAMP)
 
