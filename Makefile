@@ -39,7 +39,7 @@ types:
 	$(BIN)/mypy
 
 tests:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 setup: $(STAMP)
 

@@ -49,15 +49,6 @@ def peer() -> Callable[[str, str], ModuleType]:
     return find
 
 
-LONGEST = ("test_ablate", "test_cluster", "test_run", "test_components", "test_s3", "test_inspector", "test_injection")
-"""Files of tests that take longest, and are begun first: one that is begun last keeps one process busy and no other."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longest files first, the rest as they were; all processes of a run must find the same order."""
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
-
-
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes have no readable name, and compressed ones hold the time: the processes of a run must find the same tests."""
     return argname if isinstance(val, bytes) else None
