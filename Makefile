@@ -20,7 +20,7 @@ demo: setup java
 	$(BIN)/crawlmill explain demo/out
 	$(BIN)/crawlmill decontaminate show demo/out
 	$(BIN)/crawlmill redecide demo/out --recipe gopher --output demo/gopher
-	$(BIN)/crawlmill compare demo/out demo/gopher --examples 1
+	$(BIN)/crawlmill compare demo/out demo/gopher --examples 0
 	$(BIN)/crawlmill tokenizer train demo/out --output demo/tokenizer --vocab-size 4096
 	$(BIN)/crawlmill tokenize demo/out --tokenizer demo/tokenizer --output demo/tokens
 	$(BIN)/crawlmill mix demo/web/mix.yaml --output demo/mixed
