@@ -1,7 +1,6 @@
 """A comparison as a page: one file that needs nothing else, and no script."""
 
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
@@ -9,6 +8,7 @@ from markupsafe import Markup
 
 from jobs.report.compare import Comparison
 from jobs.report.compare.tables import because, inputs_in_words, sheets
+from jobs.report.page import stylesheet
 from jobs.report.text import shown, shown_line
 
 
@@ -18,7 +18,6 @@ def page(found: Comparison) -> str:
         loader=PackageLoader("jobs.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"shown": shown, "line": shown_line}
-    style = Path(__file__).parent.with_name("static").joinpath("base.css").read_text(encoding="utf-8")
     inputs = inputs_in_words(found.inputs)
     return environment.get_template("compare.html").render(
         found=found,
@@ -26,7 +25,7 @@ def page(found: Comparison) -> str:
         inputs=inputs[:1].upper() + inputs[1:],
         changes=[(change, list(of_it)) for change, of_it in groupby(found.examples, _change)],
         because=because,
-        style=Markup(style),  # ours, not of any page
+        style=Markup(stylesheet("base.css")),  # ours, not of any page
     )
 
 
