@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from jobs.places import measures_folder, rows_of, task_of
+from jobs.places import rows_of, task_of
 from jobs.runs import Run
 from pipeline.errors import UsageError
 from pipeline.recipe import Recipe
@@ -83,7 +83,7 @@ def extracted_text(run: Run, row: dict[str, Any]) -> str | None:
     """The text as extracted, before edits; None where the page was turned away before that."""
     if row["n_chars"] is None:
         return None
-    folder = measures_folder(run)
+    folder = run.measures_folder
     task = task_of(run, row)
     found = rows_of(folder, "documents", task.part, row["doc_id"], ["text"]) if task is not None else None
     if found is None or found.num_rows == 0:

@@ -12,14 +12,9 @@ from jobs.store import RunFolder
 from pipeline.errors import StorageError
 
 
-def measures_folder(run: Run) -> RunFolder:
-    """The folder with records, documents and measures: of a run that was decided again that of the run that measured."""
-    return RunFolder(run.info.get("measures", run.folder.path))
-
-
 def task_of(run: Run, row: dict[str, Any]) -> Task | None:
     """The task that read a record, a row of `records` or of the ledger; None where no part holds it."""
-    folder = measures_folder(run)
+    folder = run.measures_folder
     for task in _likely(run, row):
         ids = _column(folder, f"records/part-{task.part}.parquet", "doc_id")
         if ids is not None and pc.index(ids, row["doc_id"]).as_py() >= 0:

@@ -69,12 +69,15 @@ class Run:
     _read: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     @property
+    def measures_folder(self) -> RunFolder:
+        """The folder with records, documents and measures: of a run that was decided again that of the run that measured."""
+        return RunFolder(self.info["measures"]) if "measures" in self.info else self.folder
+
+    @property
     def tasks(self) -> list[Task]:
         """Every part of the run, in the order of files and offsets."""
         if "tasks" not in self.info:
-            # Of a run that was decided again those of the run that measured.
-            folder = RunFolder(self.info.get("measures", self.folder.path))
-            self.info["tasks"] = self._written = _read_tasks(folder, self.info)
+            self.info["tasks"] = self._written = _read_tasks(self.measures_folder, self.info)
         return [Task(**task) for task in self.info["tasks"]]
 
     def files(self, task: Task) -> list[tuple[str, str]]:

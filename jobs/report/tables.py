@@ -36,8 +36,9 @@ class Tables:
     def __init__(self, run: Run) -> None:
         self.run = run
         own = run.folder
-        measures = RunFolder(run.info.get("measures", own.path))
-        files = {name: _files(measures, name) for name in MEASURED} | {name: _files(own, name) for name in DECIDED}
+        files = {name: _files(run.measures_folder, name) for name in MEASURED} | {
+            name: _files(own, name) for name in DECIDED
+        }
         self.files = {name: found for name, found in files.items() if found}
         self._connection = duckdb.connect(":memory:")
         try:

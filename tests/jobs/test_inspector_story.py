@@ -17,7 +17,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from jobs.explain import extracted_text
-from jobs.places import measures_folder, rows_of, task_of
+from jobs.places import rows_of, task_of
 from jobs.report.inspector.app import create
 from jobs.report.inspector.marks import Mark, edited, marked
 from jobs.report.inspector.source import WIDTH, lines, source
@@ -93,7 +93,7 @@ def test_a_record_lies_in_the_part_that_is_found_for_it(finished: Run, tables: T
     rows = (
         some(tables, "true", 40) + some(tables, "outcome = 'error'", 9) + some(tables, "record_type != 'response'", 20)
     )
-    folder = measures_folder(finished)
+    folder = finished.measures_folder
     for row in rows:
         found = rows_of(folder, "records", part_of(finished, row), row["doc_id"])
         assert found is not None and row["warc_offset"] in found.column("warc_offset").to_pylist()

@@ -176,7 +176,7 @@ def recipe(inspection: Inspection, selection: Selection, made: list[Condition]) 
     lines = []
     for condition in made:
         if condition.parameters == ("text",):
-            source = inspection.run.info.get("measures", folder)
+            source = inspection.run.measures_folder.path
             sql = (
                 f"doc_id IN (SELECT doc_id FROM read_parquet({literal(source + '/documents/*.parquet')}) "
                 f"WHERE contains(lower(text), lower({literal(selection.text)})))"

@@ -131,7 +131,7 @@ def edited(run: Run, row: dict[str, Any], text: str, part: str) -> Edited:
             rows = sentence_edits(rows, recipe.score)
         marks.extend(_edits(kind, rows, len(text)))
 
-    add("line", RunFolder(run.info.get("measures", own.path)), "edits", bool(recipe.line_edits()))
+    add("line", run.measures_folder, "edits", bool(recipe.line_edits()))
     add("sentence", own, "sentences", recipe.score.cuts)
     add("repeated", own, "cuts", bool(recipe.dedup.cuts))
     found = row.get("pii") or []

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from jobs.explain import measures
-from jobs.places import measures_folder, rows_of, task_of
+from jobs.places import rows_of, task_of
 from jobs.report.inspector import beside, source
 from jobs.report.inspector.inspection import Inspection
 from jobs.report.inspector.kin import kin
@@ -35,7 +35,7 @@ def endpoint(request: Request) -> Response:
     row, twins = asked_rows(request)
     run = inspection.run
     task = task_of(run, row)
-    found = rows_of(measures_folder(run), "documents", task.part, row["doc_id"]) if task is not None else None
+    found = rows_of(run.measures_folder, "documents", task.part, row["doc_id"]) if task is not None else None
     document = found.slice(0, 1).to_pylist()[0] if found is not None and found.num_rows else None
     decided = inspection.finished
     measured = _measured(row, inspection) if decided else []
